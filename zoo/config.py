@@ -1,0 +1,260 @@
+"""A run's settings: YAML with `base:` inheritance and `key=value` overrides, every field checked. No torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from zoo.errors import UserError
+from zoo.registry import did_you_mean
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+PixelRange = tuple[float, float]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class ModelConfig(BaseModel):
+    """Which variant, and its options; these are checked against the variant's own signature when it is built."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name: keyword arguments of the variant."""
+        return dict(self.model_extra or {})
+
+
+class DataConfig(BaseModel):
+    """Which images, and how they are presented; further keys are options of the data set's own function."""
+
+    model_config = ConfigDict(extra="allow", validate_default=True)
+
+    name: str
+    root: Path | None = None  # else the environment's DATA_ROOT, else data/
+    size: PositiveInt | None = None  # pixels, height and width; None: as the data set has them
+    limit: PositiveInt | None = None  # at most so many images of each official split, or in all where there is none
+    range: PixelRange | None = None  # [0, 1] or [-1, 1]; None: what fits the model's output
+    val_fraction: Fraction = 0.1  # share of `val_from` held out for validation
+    val_from: Literal["train", "test"] = "train"
+    test_fraction: Fraction = 0.1  # share held out for testing where there is no official test split
+    split_seed: int = 0  # what is held out does not move with the run's seed
+    flip: bool = False  # mirror training images left to right, at random
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The further keys."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="after")
+    def _known_range(self) -> DataConfig:
+        if self.range not in (None, (0, 1), (-1, 1)):
+            raise ValueError("range must be [0, 1] or [-1, 1]")
+        return self
+
+
+class OptimizerConfig(_Strict):
+    """Settings of every player's optimizer; the learning rate is the run's `lr`."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+
+
+class WandbConfig(_Strict):
+    """Where Weights & Biases puts the run, if `trackers` names it."""
+
+    project: str = "vae-zoo"
+    mode: Literal["online", "offline", "disabled"] = "online"
+
+
+class BenchmarkConfig(_Strict):
+    """What a trained model is scored by, beyond the test ELBO and PSNR that every run reports."""
+
+    metrics: list[str] = []  # registered metrics: fid, kid, prdc, ssim, nll, …
+    samplers: list[str] = ["prior"]  # where samples are drawn from: prior, gaussian, gmm10, second_stage
+    n: PositiveInt = 10_000  # samples drawn, and reference images at most
+    inception_weights: Path | None = None  # the 2015 Inception's weight file, for fid, kid and is
+    options: dict[str, dict[str, Any]] = {}  # metric name: its own options
+
+
+class Config(_Strict):
+    """One run, resolved and checked."""
+
+    model: ModelConfig
+    data: DataConfig
+    plugins: list[str] = []  # files (counted from the config file) or modules with variants, data sets, nets
+    seed: NonNegativeInt = 0
+    out: Path | None = None  # the run's folder; None: runs/<variant>_<dataset>_z<latent>_s<size>_<seed>
+
+    epochs: PositiveFloat | None = None
+    steps: PositiveInt | None = None
+    batch_size: PositiveInt = 128  # global: all ranks and accumulated micro-batches together
+    accumulate: PositiveInt = 1  # micro-batches per step
+
+    lr: PositiveFloat = 1e-3
+    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    lr_warmup: NonNegativeInt = 0  # steps
+    optimizer: OptimizerConfig = OptimizerConfig()
+    clip: PositiveFloat | None = None  # greatest norm of a player's gradient
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay per step; evaluation then uses the average
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    mixed_precision: Literal["no", "fp16", "bf16", "auto"] = "no"
+    threads: PositiveInt | None = None  # CPU threads per process; None: the machine's cores shared by its ranks
+
+    log_every: PositiveInt = 50  # steps
+    eval_every: PositiveInt | None = None  # steps between validations; None: at each epoch's end only
+    checkpoint_every: PositiveInt | None = None  # steps; None: at each epoch's end
+    keep: PositiveInt = 2  # newest checkpoints kept, beside the best by validation loss
+    eval_batch_size: PositiveInt = 500
+    trackers: list[Literal["wandb", "tensorboard"]] = []
+    wandb: WandbConfig = WandbConfig()
+    benchmark: BenchmarkConfig = BenchmarkConfig()
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Config:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("set either epochs or steps, not both or neither")
+        return self
+
+    def dump(self) -> dict[str, Any]:
+        """Return plain YAML-ready values, every default written out."""
+        return self.model_dump(mode="json")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes `1e-4` for a string; here, as in YAML 1.2, it is a number."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+    list("-+0123456789."),
+)
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML; `where` names the source in the error.
+
+    Raises:
+        UserError: if it isn't YAML.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a config file with everything it inherits through `base:` (one file or a list, counted from the file).
+
+    Raises:
+        UserError: if a file is missing, is no mapping, or inherits from itself.
+    """
+    return _read(path.resolve(), ())
+
+
+def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    if path in above:
+        raise UserError(f"{path} inherits from itself through base: {' -> '.join(p.name for p in (*above, path))}")
+    if not path.is_file():
+        raise UserError(f"there is no config file {path}" + (f" (named as base in {above[-1]})" if above else ""))
+    own = parse_yaml(path.read_text(), str(path)) or {}
+    if not isinstance(own, dict):
+        raise UserError(f"{path} must hold `key: value` lines, not a {type(own).__name__}")
+    bases = own.pop("base", [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        merged = _merge(merged, _read((path.parent / base).resolve(), (*above, path)))
+    if "plugins" in own and isinstance(own["plugins"], list):
+        own["plugins"] = [str(path.parent / p) if str(p).endswith(".py") else p for p in own["plugins"]]
+    return _merge(merged, own)
+
+
+def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = _merge(merged[key], value) if both else value
+    if {"epochs", "steps"} <= merged.keys():  # a length given later replaces one inherited in the other unit
+        for inherited, given in (("epochs", "steps"), ("steps", "epochs")):
+            if given in over and inherited not in over:
+                del merged[inherited]
+    return merged
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return `values` with dotted `key=value` settings laid over them; each value is read as YAML.
+
+    Raises:
+        UserError: if a setting has no `=`.
+    """
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise UserError(f"{override!r} is not a setting; write key=value, such as data.size=64")
+        value = parse_yaml(text, f"the value of {key}")
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        values = _merge(values, value)
+    return values
+
+
+def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:
+    """Read, merge, override and check a config.
+
+    Raises:
+        UserError: one sentence that names the file, the key, and what would be right.
+    """
+    return check(Config, apply_overrides(read_yaml(Path(path)), overrides), str(path))
+
+
+def check(schema: type[BaseModel], values: dict[str, Any], where: str) -> Any:
+    """Build a `schema` from plain values.
+
+    Raises:
+        UserError: for the first value that doesn't fit.
+    """
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_sentence(schema, error)}") from None
+
+
+def _sentence(schema: type[BaseModel], error: ValidationError) -> str:
+    # A misspelt key also leaves the right one missing: speak of the misspelling.
+    first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
+    loc = [str(part) for part in first["loc"]]
+    key = ".".join(loc)
+    if first["type"] == "extra_forbidden":
+        parent: Any = schema
+        for part in loc[:-1]:
+            parent = parent.model_fields[part].annotation
+        return f"unknown key {key!r}.{did_you_mean(loc[-1], parent.model_fields)}"
+    if first["type"] == "missing":
+        return f"{key!r} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    if not key:
+        return message
+    return f"{key} is {first['input']!r}: {message[0].lower()}{message[1:]}"
