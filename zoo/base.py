@@ -1,0 +1,164 @@
+"""The contract: what a variant is given, what it must offer, and what it may count on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from zoo.errors import UserError
+from zoo.registry import Registry
+
+UNIT = (0.0, 1.0)
+SYMMETRIC = (-1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class ImageSpec:
+    """All that a model may know of its data.
+
+    Attributes:
+        channels: Colour channels, C.
+        height: Pixels, H.
+        width: Pixels, W.
+        range: Least and greatest pixel value: (0, 1) or (-1, 1).
+        classes: Number of classes; labels are then int64 `[B]`. 0 without classes.
+        attributes: Number of yes-or-no attributes; labels are then float `[B, attributes]`. 0 without attributes.
+    """
+
+    channels: int
+    height: int
+    width: int
+    range: tuple[float, float] = UNIT
+    classes: int = 0
+    attributes: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self.channels, self.height, self.width
+
+    @property
+    def pixels(self) -> int:
+        """How many numbers one image holds: C x H x W."""
+        return self.channels * self.height * self.width
+
+    @property
+    def label_dim(self) -> int:
+        """Length of a label written as a vector: one-hot classes, or attributes; 0 for unlabelled data."""
+        return self.classes or self.attributes
+
+
+class Batch(NamedTuple):
+    """Images `[B, C, H, W]` in the range of the image spec, and labels where there are any."""
+
+    x: Tensor
+    y: Tensor | None = None
+
+
+@dataclass
+class VAEOutput:
+    """What `forward` returns.
+
+    Attributes:
+        recon: Reconstruction in the image range, `[B, C, H, W]`.
+        mu: Posterior mean, `[B, D]`.
+        logvar: Posterior log variance, `[B, D]`.
+        z: The latent that was decoded, `[B, D]`.
+        logits: The decoder's output before its activation, `[B, C, H, W]`; losses are computed from it where that is
+            more exact (binary cross-entropy).
+    """
+
+    recon: Tensor
+    mu: Tensor
+    logvar: Tensor
+    z: Tensor
+    logits: Tensor
+
+
+class BaseVAE(nn.Module):
+    """What every variant is: an objective over images with a latent, trained by the one loop.
+
+    A subclass writes `encode`, `decode`, `forward`, `loss`, `sample` and `log_likelihood`. Its modules are pure: they
+    see tensors, never files or data sets.
+
+    Attributes:
+        players: Who takes optimizer steps, in this order. Player "vae" minimises `loss(batch)` over all parameters that
+            no other player owns; a player "critic" minimises `critic_loss(batch)` over those of `self.critic`.
+        needs_labels: Whether `encode` and `decode` take labels.
+        image: The data's shape and range.
+        progress: Scalar buffer from 0 to 1, set by the loop before each step; read by schedules, kept in checkpoints.
+    """
+
+    players: ClassVar[tuple[str, ...]] = ("vae",)
+    needs_labels: ClassVar[bool] = False
+    progress: Tensor
+
+    def __init__(self, image: ImageSpec) -> None:
+        super().__init__()
+        if self.needs_labels and not image.label_dim:
+            raise UserError(
+                f"{type(self).__name__} needs labels, but the data has none: choose data with classes or attributes"
+            )
+        self.image = image
+        self.register_buffer("progress", torch.zeros(()))
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the posterior's mean and log variance, each `[B, D]`."""
+        raise NotImplementedError
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the image of a latent: `[B, D]` -> `[B, C, H, W]` in the image range."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, y: Tensor | None = None, *, sample_posterior: bool = True) -> VAEOutput:
+        """Encode, draw a latent (or take the posterior mean), decode."""
+        raise NotImplementedError
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return "loss" to minimise (scalar) and any named terms to log (scalars, batch means, nats per image)."""
+        raise NotImplementedError
+
+    def sample(self, n: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """Draw `n` images from the model's own prior: `[n, C, H, W]`."""
+        raise NotImplementedError
+
+    def log_likelihood(self, x: Tensor, k: int, y: Tensor | None = None) -> Tensor:
+        """Return the importance-weighted bound on log p(x) with `k` samples: nats, `[B]`. Burda et al. 2015."""
+        raise NotImplementedError
+
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Decode the posterior mean: `[B, C, H, W]` -> `[B, C, H, W]`, without noise."""
+        return self(x, y, sample_posterior=False).recon
+
+    def generate(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Decode a draw from the posterior: `[B, C, H, W]` -> `[B, C, H, W]`; another call gives another image."""
+        return self(x, y).recon
+
+    def plays(self, player: str, step: int) -> bool:
+        """Say whether `player` takes its optimizer step at `step`."""
+        return True
+
+    def player_parameters(self, player: str) -> list[nn.Parameter]:
+        """Return the parameters that `player` steps."""
+        owned = {other: list(getattr(self, other).parameters()) for other in self.players if other != "vae"}
+        if player != "vae":
+            return owned[player]
+        taken = {id(p) for parameters in owned.values() for p in parameters}
+        return [p for p in self.parameters() if id(p) not in taken]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lives."""
+        return self.progress.device
+
+
+def _must_be_variant(name: str, cls: type[BaseVAE]) -> None:
+    if not (isinstance(cls, type) and issubclass(cls, BaseVAE)):
+        raise UserError(f"@register({name!r}) is for subclasses of zoo.BaseVAE; {cls!r} is not one")
+
+
+VARIANTS: Registry[type[BaseVAE]] = Registry("variant", package="zoo.variants", check=_must_be_variant)
+register = VARIANTS.register

@@ -1,0 +1,106 @@
+"""Posteriors and likelihoods: densities in nats, summed over dimensions or pixels, one number per image."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.base import SYMMETRIC, UNIT, ImageSpec
+from zoo.errors import UserError
+
+Reconstruction = Literal["bce", "mse", "l1", "gaussian"]
+Activation = Literal["sigmoid", "tanh", "none"]
+
+ACTIVATION_RANGE = {"sigmoid": UNIT, "tanh": SYMMETRIC}
+
+
+def standard_normal(
+    shape: tuple[int, ...],
+    device: torch.device,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Draw from N(0, I); a generator draws on its own device, so that one seed gives one result everywhere."""
+    source = device if generator is None else generator.device
+    return torch.randn(shape, generator=generator, device=source, dtype=dtype).to(device)
+
+
+def gaussian_kl(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(N(mu, exp(logvar)) || N(0, I)) in nats: `[B, D]` -> `[B]`. Kingma & Welling 2013, appendix B."""
+    return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(1)
+
+
+def gaussian_log_prob(z: Tensor, mu: Tensor | float = 0.0, logvar: Tensor | float = 0.0) -> Tensor:
+    """Log N(z; mu, exp(logvar)) in nats, summed over the last dimension: `[..., D]` -> `[...]`."""
+    logvar = torch.as_tensor(logvar, dtype=z.dtype, device=z.device)
+    return -0.5 * (math.log(2 * math.pi) + logvar + (z - mu).square() * (-logvar).exp()).sum(-1)
+
+
+class Likelihood(nn.Module):
+    """p(x | z), pixel by pixel, from a decoder's raw output.
+
+    | kind | density | `nll`, summed over pixels |
+    | --- | --- | --- |
+    | bce | Bernoulli, pixels in [0, 1] | binary cross-entropy, computed from logits |
+    | mse | Gaussian of variance 1/2 | squared error; the constant log(pi)/2 a pixel is left out |
+    | l1 | Laplace of scale 1 | absolute error; the constant log(2) a pixel is left out |
+    | gaussian | Gaussian, one learned variance for all pixels | complete |
+
+    Args:
+        kind: One of the four above.
+        activation: From raw output to image: sigmoid for [0, 1], tanh for [-1, 1], none; by default what fits.
+        image: The data's shape and range.
+
+    Raises:
+        UserError: if kind, activation and range don't go together.
+    """
+
+    def __init__(self, kind: Reconstruction, activation: Activation | None, image: ImageSpec) -> None:
+        super().__init__()
+        low, high = image.range
+        if activation is None:
+            activation = "sigmoid" if image.range == UNIT else "tanh"
+        needed = ACTIVATION_RANGE.get(activation, image.range)
+        if image.range != needed:
+            raise UserError(
+                f"out_activation {activation!r} covers [{needed[0]:g}, {needed[1]:g}], but the images lie in "
+                f"[{low:g}, {high:g}]: set data.range=[{needed[0]:g},{needed[1]:g}] or another out_activation"
+            )
+        if kind == "bce" and (image.range != UNIT or activation != "sigmoid"):
+            raise UserError(
+                f"recon 'bce' needs images in [0, 1] and out_activation 'sigmoid', not [{low:g}, {high:g}] and "
+                f"{activation!r}: set data.range=[0,1] and model.out_activation=sigmoid, or model.recon=mse"
+            )
+        self.kind = kind
+        self.activation = activation
+        # What `nll` leaves out, nats per image.
+        self.constant = image.pixels * {"mse": 0.5 * math.log(math.pi), "l1": math.log(2)}.get(kind, 0.0)
+        if kind == "gaussian":
+            self.logvar = nn.Parameter(torch.zeros(()))
+
+    def mean(self, logits: Tensor) -> Tensor:
+        """Raw output to image, same shape."""
+        if self.activation == "sigmoid":
+            return logits.sigmoid()
+        return logits.tanh() if self.activation == "tanh" else logits
+
+    def nll(self, logits: Tensor, x: Tensor) -> Tensor:
+        """The reconstruction term of a loss, in nats: two `[B, C, H, W]` -> `[B]`."""
+        if self.kind == "bce":
+            errors = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
+        elif self.kind == "mse":
+            errors = F.mse_loss(self.mean(logits), x, reduction="none")
+        elif self.kind == "l1":
+            errors = F.l1_loss(self.mean(logits), x, reduction="none")
+        else:
+            squared = F.mse_loss(self.mean(logits), x, reduction="none")
+            errors = 0.5 * (math.log(2 * math.pi) + self.logvar + squared * (-self.logvar).exp())
+        return errors.flatten(1).sum(1)
+
+    def log_prob(self, logits: Tensor, x: Tensor) -> Tensor:
+        """Log p(x | z) in nats with every constant in place: two `[B, C, H, W]` -> `[B]`."""
+        return -(self.nll(logits, x) + self.constant)

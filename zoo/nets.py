@@ -1,0 +1,264 @@
+"""Encoder / decoder pairs. A variant is an objective; a net is what it runs on, and any variant runs on any net.
+
+An encoder turns images `[B, C, H, W]` into features; a decoder turns features of the same shape into an image's raw
+values `[B, C, H, W]`, before any activation. What lies between features and latent belongs to the variant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from zoo.base import SYMMETRIC, ImageSpec
+from zoo.errors import UserError
+from zoo.options import check_options, signature_options
+from zoo.registry import Registry
+
+Widths = Annotated[list[PositiveInt], Field(min_length=1)]
+
+
+@dataclass
+class Net:
+    """A pair.
+
+    Attributes:
+        encoder: `[B, in_channels, H, W]` -> `[B, *feature_shape]`.
+        decoder: `[B, *feature_shape]` -> `[B, C, H, W]`, raw.
+        feature_shape: `(F,)` for fully connected nets, `(F, h, w)` for convolutional ones.
+    """
+
+    encoder: nn.Module
+    decoder: nn.Module
+    feature_shape: tuple[int, ...]
+
+
+NETS: Registry[Callable[..., Net]] = Registry("net")
+register_net = NETS.register
+
+
+def build_net(name: str, image: ImageSpec, in_channels: int | None = None, **options: Any) -> Net:
+    """Build a net by name.
+
+    Args:
+        name: A registered net.
+        image: Shape of the images.
+        in_channels: Channels the encoder sees, if not the image's own: a conditional model adds some.
+        **options: The net's own.
+
+    Raises:
+        UserError: if the name or an option is unknown, or the net can't take images of this size.
+    """
+    entry = NETS.lookup(name)
+    checked = check_options(f"net {name!r}", signature_options(entry.target), options)
+    return entry.target(image, in_channels or image.channels, **checked)
+
+
+@register_net("mlp", "fully connected, 784-400 by default")
+def mlp(image: ImageSpec, in_channels: int, *, hidden_dims: Widths = [400]) -> Net:  # noqa: B006 (never changed)
+    """Fully connected layers with ReLU between them; any image size."""
+    widths = [in_channels * image.height * image.width, *hidden_dims]
+    encoder: list[nn.Module] = [nn.Flatten()]
+    for before, after in zip(widths, widths[1:], strict=False):
+        encoder += [nn.Linear(before, after), nn.ReLU()]
+    widths = [*reversed(hidden_dims), image.pixels]
+    decoder: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:], strict=False):
+        decoder += [nn.ReLU(), nn.Linear(before, after)]
+    decoder.append(nn.Unflatten(1, image.shape))
+    return Net(nn.Sequential(*encoder), nn.Sequential(*decoder), (hidden_dims[-1],))
+
+
+def conv_block(before: int, after: int, *, norm: bool = True, slope: float = 0.0) -> nn.Sequential:
+    """Halve height and width: 4x4 convolution, stride 2, then BatchNorm and (leaky) ReLU."""
+    return _block(nn.Conv2d(before, after, 4, stride=2, padding=1), after, norm, slope)
+
+
+def deconv_block(before: int, after: int, *, norm: bool = True, slope: float = 0.0) -> nn.Sequential:
+    """Double height and width: 4x4 transposed convolution, stride 2, then BatchNorm and (leaky) ReLU."""
+    return _block(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), after, norm, slope)
+
+
+def _block(convolution: nn.Module, channels: int, norm: bool, slope: float) -> nn.Sequential:
+    layers = [convolution, nn.BatchNorm2d(channels)] if norm else [convolution]
+    return nn.Sequential(*layers, nn.LeakyReLU(slope) if slope else nn.ReLU())
+
+
+def _must_divide(name: str, image: ImageSpec, factor: int, instead: str) -> None:
+    if image.height % factor or image.width % factor:
+        raise UserError(
+            f"net {name!r} needs height and width divisible by {factor}, not {image.height} x {image.width}: {instead}"
+        )
+
+
+@register_net("conv", "four stride-2 4x4 convolutions with BatchNorm")
+def conv(image: ImageSpec, in_channels: int, *, base_channels: PositiveInt = 64) -> Net:
+    """DCGAN-like: widths 1, 2, 4, 8 times `base_channels`; sizes divisible by 16."""
+    nearest = max(16, 16 * round(image.height / 16))
+    _must_divide("conv", image, 16, f"set data.size={nearest}, or choose net 'vanilla' or 'mlp', which take any size")
+    c = base_channels
+    encoder = nn.Sequential(
+        conv_block(in_channels, c, norm=False), conv_block(c, 2 * c), conv_block(2 * c, 4 * c), conv_block(4 * c, 8 * c)
+    )
+    decoder = nn.Sequential(
+        deconv_block(8 * c, 4 * c),
+        deconv_block(4 * c, 2 * c),
+        deconv_block(2 * c, c),
+        nn.ConvTranspose2d(c, image.channels, 4, stride=2, padding=1),
+    )
+    return Net(encoder, decoder, (8 * c, image.height // 16, image.width // 16))
+
+
+@register_net("celeba", "conv blocks down to a pooled 4x4, deconv blocks up again", range=SYMMETRIC)
+def celeba(image: ImageSpec, in_channels: int, *, base_channels: PositiveInt = 32) -> Net:
+    """Blocks with BatchNorm and LeakyReLU, doubling in width, averaged to 4x4; square sizes 8, 16, 32, 64, …."""
+    blocks = int(math.log2(image.height / 4)) if image.height >= 8 else 0
+    if image.height != image.width or image.height != 4 * 2**blocks or not blocks:
+        raise UserError(
+            f"net 'celeba' needs square images of 8, 16, 32, 64, 128, … pixels, not {image.height} x {image.width}: "
+            "set data.size=64, or choose net 'vanilla', which takes any size"
+        )
+    widths = [base_channels * 2**i for i in range(blocks)]
+    encoder = [conv_block(a, b, slope=0.2) for a, b in zip([in_channels, *widths], widths, strict=False)]
+    up = widths[::-1]
+    decoder = [deconv_block(a, b, slope=0.2) for a, b in zip(up, [*up[1:], base_channels], strict=True)]
+    return Net(
+        nn.Sequential(*encoder, nn.AdaptiveAvgPool2d(4)),
+        nn.Sequential(*decoder, nn.Conv2d(base_channels, image.channels, 3, padding=1)),
+        (widths[-1], 4, 4),
+    )
+
+
+@register_net("mnist", "two stride-2 convolutions and a hidden layer, for small grey images")
+def mnist(image: ImageSpec, in_channels: int, *, base_channels: PositiveInt = 32, hidden_dim: PositiveInt = 256) -> Net:
+    """Convolutions to a quarter of the size, then one fully connected layer; sizes divisible by 4."""
+    nearest = max(4, 4 * round(image.height / 4))
+    _must_divide("mnist", image, 4, f"set data.size={nearest}, or choose net 'vanilla' or 'mlp', which take any size")
+    c = base_channels
+    small = (2 * c, image.height // 4, image.width // 4)
+    encoder = nn.Sequential(
+        conv_block(in_channels, c, norm=False),
+        conv_block(c, 2 * c, norm=False),
+        nn.Flatten(),
+        nn.Linear(math.prod(small), hidden_dim),
+        nn.ReLU(),
+    )
+    decoder = nn.Sequential(
+        nn.ReLU(),
+        nn.Linear(hidden_dim, math.prod(small)),
+        nn.ReLU(),
+        nn.Unflatten(1, small),
+        deconv_block(2 * c, c, norm=False),
+        nn.ConvTranspose2d(c, image.channels, 4, stride=2, padding=1),
+    )
+    return Net(encoder, decoder, (hidden_dim,))
+
+
+@register_net("vanilla", "stride-2 3x3 convolutions with BatchNorm and LeakyReLU, any size", range=SYMMETRIC)
+def vanilla(
+    image: ImageSpec,
+    in_channels: int,
+    *,
+    hidden_dims: Widths = [32, 64, 128, 256, 512],  # noqa: B006 (never changed)
+) -> Net:
+    """One stride-2 3x3 convolution per width; odd sizes are halved upwards and doubled back to what they were."""
+    sizes = _halvings(image, len(hidden_dims))
+    encoder = [
+        _block(nn.Conv2d(before, after, 3, stride=2, padding=1), after, norm=True, slope=0.01)
+        for before, after in zip([in_channels, *hidden_dims], hidden_dims, strict=False)
+    ]
+    widths = [*reversed(hidden_dims), hidden_dims[0]]
+    decoder = [
+        _block(_double_3x3(before, after, size), after, norm=True, slope=0.01)
+        for before, after, size in zip(widths, widths[1:], reversed(sizes[:-1]), strict=False)
+    ]
+    to_image = nn.Conv2d(hidden_dims[0], image.channels, 3, padding=1)
+    return Net(nn.Sequential(*encoder), nn.Sequential(*decoder, to_image), (hidden_dims[-1], *sizes[-1]))
+
+
+def _halvings(image: ImageSpec, times: int) -> list[tuple[int, int]]:
+    """Heights and widths before, between and after so many halvings that round up."""
+    sizes = [(image.height, image.width)]
+    for _ in range(times):
+        height, width = sizes[-1]
+        sizes.append((math.ceil(height / 2), math.ceil(width / 2)))
+    return sizes
+
+
+def _double_3x3(before: int, after: int, size: tuple[int, int]) -> nn.ConvTranspose2d:
+    # h -> 2h - 1 + output_padding: the padding is 1 for an even target and 0 for an odd one.
+    padding = (1 - size[0] % 2, 1 - size[1] % 2)
+    return nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=padding)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(conv(x)), each convolution behind GroupNorm and SiLU; a 1x1 convolution where the width changes."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.GroupNorm(math.gcd(before, 8), before),
+            nn.SiLU(),
+            nn.Conv2d(before, after, 3, padding=1),
+            nn.GroupNorm(math.gcd(after, 8), after),
+            nn.SiLU(),
+            nn.Conv2d(after, after, 3, padding=1),
+        )
+        self.skip = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, before, H, W]` -> `[B, after, H, W]`."""
+        return self.skip(x) + self.body(x)
+
+
+class UpsampleTo(nn.Module):
+    """Nearest-neighbour upsampling to a fixed size, then a 3x3 convolution: no checkerboard."""
+
+    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, h, w]` -> `[B, C, *size]`."""
+        return self.conv(F.interpolate(x, size=self.size, mode="nearest"))
+
+
+@register_net("resnet", "residual blocks with GroupNorm and SiLU, for quality")
+def resnet(
+    image: ImageSpec,
+    in_channels: int,
+    *,
+    hidden_dims: Widths = [32, 64, 128, 128],  # noqa: B006 (never changed)
+    blocks: PositiveInt = 1,
+) -> Net:
+    """One halving per width, `blocks` residual blocks at each; any size. No BatchNorm: ranks need no synchronising."""
+    sizes = _halvings(image, len(hidden_dims))
+    encoder: list[nn.Module] = [nn.Conv2d(in_channels, hidden_dims[0], 3, padding=1)]
+    before = hidden_dims[0]
+    for width in hidden_dims:
+        encoder.append(nn.Conv2d(before, before, 3, stride=2, padding=1))
+        encoder += _residual(before, width, blocks)
+        before = width
+    decoder: list[nn.Module] = []
+    for width, size in zip([*reversed(hidden_dims[:-1]), hidden_dims[0]], reversed(sizes[:-1]), strict=True):
+        decoder += [*_residual(before, width, blocks), UpsampleTo(width, size)]
+        before = width
+    decoder += [*_residual(before, before, 1), nn.GroupNorm(math.gcd(before, 8), before), nn.SiLU()]
+    decoder.append(nn.Conv2d(before, image.channels, 3, padding=1))
+    return Net(nn.Sequential(*encoder), nn.Sequential(*decoder), (hidden_dims[-1], *sizes[-1]))
+
+
+def _residual(before: int, after: int, blocks: int) -> Sequence[nn.Module]:
+    return [ResidualBlock(before if i == 0 else after, after) for i in range(blocks)]
+
+
+def label_vector(y: Tensor, image: ImageSpec) -> Tensor:
+    """Write labels as float vectors `[B, label_dim]`: classes `[B]` one-hot, attributes `[B, A]` as they are."""
+    return F.one_hot(y, image.classes).to(torch.float32) if image.classes else y.float()

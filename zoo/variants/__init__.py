@@ -1,0 +1,1 @@
+"""One paper, one file. A file here is found by itself; nothing lists it."""
