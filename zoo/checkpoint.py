@@ -1,0 +1,160 @@
+"""Checkpoints that survive a kill at any moment, and model files that hold no code.
+
+    runs/NAME/checkpoints/step_00000500/   model.safetensors  state.pt  state.json
+    runs/NAME/checkpoints/latest, best     links to two of them
+
+A checkpoint is written under a temporary name, renamed when complete, and only then are older ones removed. Tensors are
+read with safetensors or `torch.load(weights_only=True)`: a file from a stranger can't run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+
+from zoo.base import BaseVAE, ImageSpec
+from zoo.config import ModelConfig
+from zoo.errors import UserError
+from zoo.models import create
+from zoo.registry import load_plugin
+
+MODEL_FILE = "model.safetensors"
+
+
+def save_model(path: Path, model: BaseVAE, config: ModelConfig, plugins: list[str]) -> None:
+    """Write weights with all it takes to build the model again: variant, options, image shape, plugins."""
+    recipe = {"model": config.model_dump(), "image": asdict(model.image), "plugins": plugins}
+    partial = path.with_name(f".{path.name}.partial")
+    # Clones, because safetensors refuses tensors that share memory.
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    save_file(tensors, partial, {"zoo": json.dumps(recipe)})
+    os.replace(partial, path)
+
+
+def load(run: Path | str, device: str | torch.device = "cpu") -> BaseVAE:
+    """Build a run's model with its trained weights, in evaluation mode: `model = zoo.load("runs/mlp_mnist_z20_s28_0")`.
+
+    Args:
+        run: A run's folder (its final weights, or those of the newest checkpoint), or a `model.safetensors`.
+        device: Where to put the model.
+
+    Raises:
+        UserError: if there are no weights, or the file is damaged or no model of this zoo.
+    """
+    run = Path(run)
+    candidates = [run] if run.is_file() else [run / MODEL_FILE, run / "checkpoints" / "latest" / MODEL_FILE]
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
+        raise UserError(f"there is no trained model in {run}: looked for {MODEL_FILE} and for checkpoints/latest")
+    try:
+        with safe_open(path, "pt") as file:
+            recipe = json.loads((file.metadata() or {})["zoo"])
+        tensors = load_file(path)
+    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is damaged, or not a model of this zoo ({type(error).__name__})") from None
+    for plugin in recipe["plugins"]:
+        load_plugin(plugin)
+    config = ModelConfig(**recipe["model"])
+    image = recipe["image"] | {"range": tuple(recipe["image"]["range"])}
+    model = create(config.name, ImageSpec(**image), **config.options)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError:
+        raise UserError(f"the weights in {path} do not fit the variant {config.name!r} as it is now") from None
+    return model.to(device).eval()
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    Args:
+        run: The run's folder.
+        keep: How many of the newest to keep, beside the best.
+    """
+
+    def __init__(self, run: Path, keep: int) -> None:
+        self.folder = run / "checkpoints"
+        self.keep = keep
+
+    def steps(self) -> list[int]:
+        """Return the steps of all complete checkpoints, oldest first."""
+        return sorted(int(path.name.removeprefix("step_")) for path in self.folder.glob("step_*") if path.is_dir())
+
+    def path(self, step: int) -> Path:
+        """Return the folder of a step's checkpoint."""
+        return self.folder / f"step_{step:08d}"
+
+    def save(
+        self,
+        step: int,
+        save_weights: Callable[[Path], None],
+        state: dict[str, Any],
+        progress: dict[str, Any],
+        best: bool,
+    ) -> None:
+        """Write a checkpoint, point `latest` (and `best`) to it, then remove what is no longer kept.
+
+        Args:
+            step: Optimizer steps done.
+            save_weights: Writes the model to the path it is given.
+            state: Optimizers and averages: nested containers of tensors and numbers.
+            progress: Counters and sums, JSON.
+            best: Whether no earlier validation loss was lower.
+        """
+        partial = self.folder / f".partial_{os.getpid()}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        save_weights(partial / MODEL_FILE)
+        torch.save(state, partial / "state.pt")
+        digests = {file.name: _digest(file) for file in sorted(partial.iterdir())}
+        (partial / "state.json").write_text(json.dumps(progress | {"step": step, "digests": digests}, indent=1))
+        final = self.path(step)
+        if final.exists():  # a damaged one of the same step, which the resumed run has now reached again
+            shutil.rmtree(final)
+        os.rename(partial, final)
+        self._link("latest", final)
+        if best:
+            self._link("best", final)
+        best_name = (self.folder / "best").resolve().name
+        for old in self.steps()[: -self.keep]:
+            if self.path(old).name != best_name:
+                shutil.rmtree(self.path(old))
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """Return the newest undamaged checkpoint's folder and counters, naming the damaged ones passed over."""
+        for step in reversed(self.steps()):
+            path = self.path(step)
+            try:
+                progress = json.loads((path / "state.json").read_text())
+                if all(_digest(path / name) == digest for name, digest in progress["digests"].items()):
+                    return path, progress
+            except (OSError, ValueError, KeyError):
+                pass
+            print(f"warning: the checkpoint {path} is damaged; falling back to the one before", file=sys.stderr)
+        return None
+
+    def _link(self, name: str, target: Path) -> None:
+        partial = self.folder / f".{name}.partial"
+        partial.unlink(missing_ok=True)
+        partial.symlink_to(target.name)
+        os.replace(partial, self.folder / name)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a checkpoint's optimizers and averages, without unpickling anything but tensors and plain containers."""
+    return torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()

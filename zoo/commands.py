@@ -1,0 +1,122 @@
+"""What each command of `run.py` does. Modules that need torch are imported by the commands that need them."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import UserError
+
+VARIANTS_FOLDER = Path(__file__).parent / "variants"
+
+
+def run_train(arguments: argparse.Namespace) -> int:
+    """Train, evaluate, draw; exit code 0, or 128 + the signal that stopped it."""
+    from zoo.config import load_config
+
+    config = load_config(arguments.config, arguments.overrides)
+    config.plugins += [str(Path(p).resolve()) if p.endswith(".py") else p for p in arguments.plugin]
+    from zoo.train import train
+
+    stopped_by = train(config, arguments.resume, arguments.dry_run)
+    return 128 + stopped_by if stopped_by else 0
+
+
+def run_evaluate(arguments: argparse.Namespace) -> int:
+    """Measure a trained run again and draw its pictures."""
+    from zoo.train import evaluate_run
+
+    evaluate_run(arguments.run, arguments.overrides)
+    return 0
+
+
+def run_sample(arguments: argparse.Namespace) -> int:
+    """Write a grid of images drawn from a trained model."""
+    import torch
+
+    from zoo import pictures
+    from zoo.checkpoint import load
+
+    if arguments.n < 1:
+        raise UserError(f"--n is {arguments.n}: draw at least one image")
+    model = load(arguments.run)
+    y = None
+    classes = model.image.classes if model.needs_labels else 0
+    if arguments.label is not None and not 0 <= arguments.label < classes:
+        allowed = f"choose 0 to {classes - 1}" if classes else "this model takes no class labels"
+        raise UserError(f"--label is {arguments.label}: {allowed}")
+    if classes:
+        y = torch.arange(arguments.n) % classes
+        if arguments.label is not None:
+            y = torch.full((arguments.n,), arguments.label)
+    elif model.needs_labels:
+        raise UserError(
+            "this model is conditioned on attributes, which the command line can't give: use model.sample(n, y)"
+        )
+    with torch.no_grad():
+        images = model.sample(arguments.n, y, torch.Generator().manual_seed(arguments.seed))
+    columns = classes if classes and arguments.label is None else min(8, arguments.n)
+    pictures.save_grid(pictures.to_unit(images, model.image.range), arguments.out, columns)
+    print(f"{arguments.n} images in {arguments.out}")
+    return 0
+
+
+def run_list(arguments: argparse.Namespace) -> int:
+    """Print every variant: its name and one line. Reads the files without importing them, and so without torch."""
+    rows = [row for file in sorted(VARIANTS_FOLDER.glob("*.py")) for row in registered_names(file)]
+    for plugin in arguments.plugin:
+        rows += registered_names(_plugin_file(plugin))
+    width = max(len(name) for name, _ in rows)
+    for name, about in sorted(rows):
+        print(f"{name:<{width}}  {about}")
+    return 0
+
+
+def registered_names(file: Path) -> list[tuple[str, str]]:
+    """Return (name, line about it) for each `@register("name", …)` in a Python file."""
+    tree = ast.parse(file.read_text(), str(file))
+    title = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
+    rows = []
+    for node in ast.walk(tree):
+        for call in getattr(node, "decorator_list", []):
+            if isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-1] == "register" and call.args:
+                words = [str(arg.value) for arg in call.args if isinstance(arg, ast.Constant)]
+                rows.append((words[0], f"{title} Here: {words[1]}" if len(words) > 1 else title))
+    return rows
+
+
+def _plugin_file(plugin: str) -> Path:
+    from importlib.util import find_spec
+
+    if plugin.endswith(".py"):
+        return Path(plugin)
+    spec = find_spec(plugin)
+    if spec is None or spec.origin is None:
+        raise UserError(f"plugin {plugin!r}: no such module; a file's name would end in .py")
+    return Path(spec.origin)
+
+
+def run_describe(arguments: argparse.Namespace) -> int:
+    """Print a variant's paper, equation, departures and options."""
+    from zoo.base import VARIANTS
+    from zoo.models import model_options, module_doc
+    from zoo.options import type_name
+    from zoo.registry import load_plugin
+
+    for plugin in arguments.plugin:
+        load_plugin(plugin)
+    entry = VARIANTS.lookup(arguments.name)
+    print(f"{entry.name}" + (f": {entry.about}" if entry.about else ""), end="\n\n")
+    print(module_doc(entry.name), end="\n\n")
+    rows: list[tuple[str, str, Any]] = []
+    for name, parameter in model_options(entry.name, {}).items():
+        default = "required" if parameter.default is inspect.Parameter.empty else repr(parameter.default)
+        rows.append((name, default, type_name(parameter.annotation)))
+    widths = [max(len(str(row[i])) for row in rows) for i in (0, 1)]
+    print("Options (model: {name: " + entry.name + ", …}), with their defaults:")
+    for name, default, kind in rows:
+        print(f"  {name:<{widths[0]}}  {default:<{widths[1]}}  {kind}")
+    return 0
