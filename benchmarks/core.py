@@ -1,0 +1,88 @@
+"""What a metric is given, what it returns, and how it is found by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+
+from zoo.base import BaseVAE, Batch
+from zoo.config import Config
+from zoo.data import Data, Images
+from zoo.evaluate import evaluation_batches
+from zoo.registry import Registry
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number and what it stands on.
+
+    Attributes:
+        value: The number.
+        unit: "nats", "dB", "bits/dim", or "" for a plain number.
+        higher_is_better: None for a number that describes rather than ranks.
+        protocol: All that must agree before two numbers may be compared, in one line.
+        n: How many images, samples or points it is computed from.
+        split: The images it is computed from or compared with.
+        sampler: What the samples were drawn from, for metrics of samples.
+    """
+
+    value: float
+    unit: str
+    higher_is_better: bool | None
+    protocol: str
+    n: int
+    split: str = "test"
+    sampler: str | None = None
+
+
+@dataclass
+class Subject:
+    """A trained model on the bench.
+
+    Attributes:
+        model: In evaluation mode, on the accelerator's device.
+        data: What it was trained on.
+        config: The run's resolved config; `config.benchmark` says what is asked for.
+        accelerator: Shares the work out; every rank calls every metric.
+        cache: Folder for reference statistics.
+        memo: Whatever several metrics share (features, fitted samplers), by name, so that it is computed once.
+    """
+
+    model: BaseVAE
+    data: Data
+    config: Config
+    accelerator: Accelerator
+    cache: Path
+    memo: dict[str, Any] = field(default_factory=dict)
+
+    def batches(self, split: Images, batch_size: int | None = None) -> Iterator[tuple[int, Batch]]:
+        """Yield this rank's (number, batch) of a split, in the model's range; see `zoo.evaluate.evaluation_batches`."""
+        size = batch_size or self.config.eval_batch_size
+        return evaluation_batches(
+            split, self.model, size, self.accelerator.process_index, self.accelerator.num_processes
+        )
+
+    def gather(self, parts: dict[int, Tensor]) -> Tensor:
+        """Concatenate the rows that all ranks computed, in the order of their batch numbers; a collective.
+
+        Args:
+            parts: Batch number to rows `[b, ...]`.
+
+        Returns:
+            `[N, ...]` on the CPU, the same on every rank and for any number of ranks.
+        """
+        merged = {number: rows.detach().cpu() for number, rows in parts.items()}
+        if self.accelerator.num_processes > 1:
+            merged = {number: rows for rank in gather_object([merged]) for number, rows in rank.items()}
+        return torch.cat([merged[number] for number in sorted(merged)])
+
+
+METRICS: Registry[Callable[..., dict[str, Score]]] = Registry("metric", package="benchmarks.metrics")
+register_metric = METRICS.register
