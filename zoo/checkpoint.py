@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import sys
 from collections.abc import Callable
@@ -38,7 +39,8 @@ def save_model(path: Path, model: BaseVAE, config: ModelConfig, plugins: list[st
     partial = path.with_name(f".{path.name}.partial")
     # Clones, because safetensors refuses tensors that share memory.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
-    save_file(tensors, partial, {"zoo": json.dumps(recipe)})
+    save_file(tensors, partial, {"zoo": json.dumps(recipe, sort_keys=True)})
+    partial.chmod(0o644)  # safetensors writes for the owner alone; config and results beside it are for all
     os.replace(partial, path)
 
 
@@ -153,7 +155,10 @@ class Checkpoints:
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read a checkpoint's optimizers and averages, without unpickling anything but tensors and plain containers."""
-    return torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    try:
+        return torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError):
+        raise UserError(f"{path / 'state.pt'} is damaged, or holds more than tensors and numbers") from None
 
 
 def _digest(path: Path) -> str:

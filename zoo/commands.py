@@ -77,14 +77,15 @@ def run_list(arguments: argparse.Namespace) -> int:
 
 def registered_names(file: Path) -> list[tuple[str, str]]:
     """Return (name, line about it) for each `@register("name", …)` in a Python file."""
-    tree = ast.parse(file.read_text(), str(file))
+    tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
     title = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
     rows = []
     for node in ast.walk(tree):
         for call in getattr(node, "decorator_list", []):
             if isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-1] == "register" and call.args:
                 words = [str(arg.value) for arg in call.args if isinstance(arg, ast.Constant)]
-                rows.append((words[0], f"{title} Here: {words[1]}" if len(words) > 1 else title))
+                if isinstance(call.args[0], ast.Constant):  # a name that is computed can't be read off
+                    rows.append((words[0], f"{title} Here: {words[1]}" if len(words) > 1 else title))
     return rows
 
 

@@ -28,7 +28,7 @@ PixelRange = tuple[float, float]
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 class ModelConfig(BaseModel):
@@ -51,13 +51,13 @@ class DataConfig(BaseModel):
 
     name: str
     root: Path | None = None  # else the environment's DATA_ROOT, else data/
-    size: PositiveInt | None = None  # pixels, height and width; None: as the data set has them
+    size: PositiveInt | None = None  # pixels, height and width; None: what the data set is known for
     limit: PositiveInt | None = None  # at most so many images of each official split, or in all where there is none
     range: PixelRange | None = None  # [0, 1] or [-1, 1]; None: what fits the model's output
     val_fraction: Fraction = 0.1  # share of `val_from` held out for validation
     val_from: Literal["train", "test"] = "train"
     test_fraction: Fraction = 0.1  # share held out for testing where there is no official test split
-    split_seed: int = 0  # what is held out does not move with the run's seed
+    split_seed: NonNegativeInt = 0  # what is held out does not move with the run's seed
     flip: bool = False  # mirror training images left to right, at random
 
     @property
@@ -144,7 +144,7 @@ class Config(_Strict):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes `1e-4` for a string; here, as in YAML 1.2, it is a number."""
+    """YAML 1.1 takes `1e-4` for a string and `no` for false; here, as in YAML 1.2, they are a number and a word."""
 
 
 _Loader.add_implicit_resolver(
@@ -152,6 +152,9 @@ _Loader.add_implicit_resolver(
     re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
     list("-+0123456789."),
 )
+for _first in "yYnNoO":  # of yes, no, on, off
+    _resolvers = _Loader.yaml_implicit_resolvers[_first]
+    _Loader.yaml_implicit_resolvers[_first] = [r for r in _resolvers if r[0] != "tag:yaml.org,2002:bool"]
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -180,12 +183,15 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path} inherits from itself through base: {' -> '.join(p.name for p in (*above, path))}")
     if not path.is_file():
         raise UserError(f"there is no config file {path}" + (f" (named as base in {above[-1]})" if above else ""))
-    own = parse_yaml(path.read_text(), str(path)) or {}
+    own = parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
     if not isinstance(own, dict):
         raise UserError(f"{path} must hold `key: value` lines, not a {type(own).__name__}")
-    bases = own.pop("base", [])
+    bases = own.pop("base", None) or []
+    bases = [bases] if isinstance(bases, str) else bases
+    if not (isinstance(bases, list) and all(isinstance(base, str) for base in bases)):
+        raise UserError(f"{path}: base must be a file's name or a list of them, not {bases!r}")
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
         merged = _merge(merged, _read((path.parent / base).resolve(), (*above, path)))
     if "plugins" in own and isinstance(own["plugins"], list):
         own["plugins"] = [str(path.parent / p) if str(p).endswith(".py") else p for p in own["plugins"]]

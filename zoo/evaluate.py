@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
@@ -70,21 +71,12 @@ def evaluate_terms(
         if psnr:
             terms["psnr"] = image_psnr(model, batch).mean()
         for name, term in terms.items():
-            sums[name] = sums.get(name, torch.zeros_like(term)) + term * len(batch.x)
+            sums[name] = sums.get(name, 0) + term * len(batch.x)
     model.progress.copy_(progress)
-    names = sorted(sums) or ["loss"]  # a rank without a batch still takes part
-    if world > 1:
-        names = _common_names(names, accelerator)
-    zero = torch.zeros((), device=model.device)
-    stacked = torch.stack([sums.get(name, zero).float() for name in names])
-    totals = accelerator.reduce(stacked, "sum") / len(split)
-    return dict(zip(names, totals.tolist(), strict=True))
-
-
-def _common_names(names: list[str], accelerator: Accelerator) -> list[str]:
-    from accelerate.utils import gather_object
-
-    return sorted({name for rank_names in gather_object([names]) for name in rank_names})
+    own = {name: total.item() for name, total in sums.items()}
+    # Objects, because a rank that had no batch does not even know the names.
+    every = gather_object([own]) if world > 1 else [own]
+    return {name: sum(part.get(name, 0.0) for part in every) / len(split) for name in every[0]}
 
 
 def image_psnr(model: BaseVAE, batch: Batch) -> Tensor:

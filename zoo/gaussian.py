@@ -57,13 +57,14 @@ class GaussianVAE(BaseVAE):
         pair = build_net(net, image, image.channels + bool(labels), **net_options)
         self.encoder, self.decoder = pair.encoder, pair.decoder
         features = math.prod(pair.feature_shape)
-        self.to_posterior = nn.Linear(features, 2 * latent_dim)
+        self.to_mu = nn.Linear(features, latent_dim)
+        self.to_logvar = nn.Linear(features, latent_dim)
         self.from_latent = nn.Sequential(nn.Linear(latent_dim + labels, features), nn.Unflatten(1, pair.feature_shape))
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mu and logvar of q(z|x), each `[B, D]`."""
-        mu, logvar = self.to_posterior(self.encoder(x).flatten(1)).float().chunk(2, dim=1)
-        return mu, logvar
+        h = self.encoder(x).flatten(1)
+        return self.to_mu(h).float(), self.to_logvar(h).float()
 
     def reparameterize(self, mu: Tensor, logvar: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Draw z = mu + sigma * eps, with eps ~ N(0, I): `[B, D]`."""

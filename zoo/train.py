@@ -331,6 +331,8 @@ class Trainer:
                     new_best = row["val/loss"] < self.best_val
                     self.best_val = min(self.best_val, row["val/loss"])
                 self._log(row, bar)
+                if validate:
+                    self._draw()
                 if save or new_best or stopping:
                     self._save(new_best)
                 if stopping and not last:
@@ -404,11 +406,15 @@ class Trainer:
             self.epoch = Totals()
         config, data = self.config, self.run.data
         terms = evaluate_terms(self.evaluated, data.val, self.accelerator, config.eval_batch_size)
-        if self.accelerator.is_main_process and time.monotonic() - self._pictures_at > SECONDS_BETWEEN_PICTURES:
-            write_progress_pictures(self.evaluated, data.val, self.run.out)
-            self._pictures_at = time.monotonic()
         self.model.train()
         return row | {f"val/{name}": value for name, value in terms.items()}
+
+    def _draw(self) -> None:
+        """Draw how far the run has come, now and then."""
+        if self.accelerator.is_main_process and time.monotonic() - self._pictures_at > SECONDS_BETWEEN_PICTURES:
+            write_progress_pictures(self.evaluated, self.run.data.val, self.run.out)
+            self._pictures_at = time.monotonic()
+            self.model.train()
 
     def _log(self, row: dict[str, Any], bar: tqdm[Any]) -> None:
         self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=self.step)
@@ -511,17 +517,15 @@ def train(config: Config, resume: bool = False, dry_run: bool = False) -> int:
         if resume:
             print(f"resumed at step {trainer.step:,}" if resumed else "no checkpoint yet: starting from the beginning")
     _start_trackers(run)
-    try:
-        stopped_by = trainer.fit()
-    finally:
-        accelerator.end_training()
+    stopped_by = trainer.fit()
     if stopped_by:
         if main:
             again = command() if "--resume" in sys.argv else f"{command()} --resume"
             print(f"stopped at step {trainer.step:,}, checkpoint written; to go on: {again}", flush=True)
-        return stopped_by
-    finish(run, trainer)
-    return 0
+    else:
+        finish(run, trainer)
+    accelerator.end_training()  # closes the trackers and the process group
+    return stopped_by
 
 
 def _dry_run(run: Run) -> int:

@@ -1,0 +1,377 @@
+"""Decoding image files, and the cache of what was decoded."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from zoo.data import cache, decode
+from zoo.errors import UserError
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for images, and a cache of the test's own in "cache" beside it."""
+    monkeypatch.setenv("VAE_ZOO_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "images").mkdir()
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The blocks of files that were decoded."""
+    seen: list[list[str]] = []
+    original = decode.decode_many
+
+    def counting(files: list[str], *args: Any) -> Any:
+        seen.append(files)
+        return original(files, *args)
+
+    monkeypatch.setattr(decode, "decode_many", counting)
+    return seen
+
+
+def fill(folder: Path, n: int = 6) -> list[str]:
+    """Write n images; image i is of the grey value 10 i."""
+    names = [f"{i}.png" for i in range(n)]
+    for i, name in enumerate(names):
+        Image.new("RGB", (10, 10), (10 * i,) * 3).save(folder / name)
+    return names
+
+
+def values(pixels: torch.Tensor) -> list[int]:
+    assert (pixels == pixels[:, :1, :1, :1]).all()
+    return pixels[:, 0, 0, 0].tolist()
+
+
+def to_array(data: bytes, channels: int, size: int) -> np.ndarray[Any, Any]:
+    return np.frombuffer(data, dtype=np.uint8).reshape(channels, size, size)
+
+
+class TestCache:
+    def test_second_reading_decodes_nothing(self, folder: Path, calls: list[list[str]]) -> None:
+        names = fill(folder)
+        first, _ = cache.decoded(folder, names, 4, 3, None)
+        assert len(calls) == 1
+        second, bad = cache.decoded(folder, names, 4, 3, None)
+        assert len(calls) == 1
+        assert first.shape == (6, 3, 4, 4) and first.dtype == torch.uint8
+        assert values(first) == values(second) == [0, 10, 20, 30, 40, 50]
+        assert bad == {}
+
+    @pytest.mark.parametrize("change", ["size", "channels", "crop", "names", "content", "time"])
+    def test_what_decides_the_pixels_makes_another_entry(
+        self, folder: Path, calls: list[list[str]], change: str
+    ) -> None:
+        names = fill(folder)
+        cache.decoded(folder, names, 4, 3, None)
+        options: dict[str, Any] = {"size": 4, "channels": 3, "crop": None}
+        if change in options:
+            options[change] = {"size": 5, "channels": 1, "crop": 8}[change]
+        elif change == "names":
+            names = names[::-1]
+        elif change == "content":
+            stat = (folder / names[0]).stat()
+            Image.effect_noise((10, 10), 50).save(folder / names[0])
+            os.utime(folder / names[0], ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        else:
+            os.utime(folder / names[0], ns=(1, 1))
+        cache.decoded(folder, names, **options)
+        assert len(calls) == 2
+
+    def test_a_copied_folder_shares_the_entry(self, folder: Path, calls: list[list[str]]) -> None:
+        names = fill(folder)
+        cache.decoded(folder, names, 4, 3, None)
+        folder.rename(folder.parent / "moved")
+        cache.decoded(folder.parent / "moved", names, 4, 3, None)
+        assert len(calls) == 1
+
+    def test_bad_files_are_remembered(self, folder: Path, calls: list[list[str]]) -> None:
+        names = fill(folder)
+        (folder / "2.png").write_text("hello")
+        for _ in range(2):
+            pixels, bad = cache.decoded(folder, names, 4, 3, None)
+            assert values(pixels) == [0, 10, 30, 40, 50]
+            assert list(bad) == ["2.png"] and bad["2.png"] == "cannot identify image file it"
+        assert len(calls) == 1
+
+    @pytest.mark.parametrize("damage", ["shorter", "longer", "gone", "no header", "half a header", "strange header"])
+    def test_damaged_entry_is_rebuilt(self, folder: Path, calls: list[list[str]], damage: str) -> None:
+        names = fill(folder)
+        cache.decoded(folder, names, 4, 3, None)
+        (pixels,) = cache.cache_folder().glob("*.u8")
+        header = pixels.with_suffix(".json")
+        if damage == "shorter":
+            pixels.write_bytes(pixels.read_bytes()[:-1])
+        elif damage == "longer":
+            pixels.write_bytes(pixels.read_bytes() + b"x")
+        elif damage == "gone":
+            pixels.unlink()
+        elif damage == "no header":
+            header.unlink()
+        elif damage == "half a header":
+            header.write_text(header.read_text()[:-5])
+        else:
+            header.write_text("[]")
+        again, _ = cache.decoded(folder, names, 4, 3, None)
+        assert len(calls) == 2
+        assert values(again) == [0, 10, 20, 30, 40, 50]
+
+    @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
+    def test_pixels_are_mapped_not_read(self, folder: Path) -> None:
+        pixels, _ = cache.decoded(folder, fill(folder), 4, 3, None)
+        (file,) = cache.cache_folder().glob("*.u8")
+        address = pixels.data_ptr()
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            start, end = (int(bound, 16) for bound in line.split()[0].split("-"))
+            if start <= address < end:
+                assert line.endswith(str(file))
+                return
+        raise AssertionError("the pixels are nowhere")
+
+    def test_writing_to_the_pixels_does_not_reach_the_file(self, folder: Path) -> None:
+        names = fill(folder)
+        pixels, _ = cache.decoded(folder, names, 4, 3, None)
+        pixels.fill_(255)
+        assert values(cache.decoded(folder, names, 4, 3, None)[0]) == [0, 10, 20, 30, 40, 50]
+
+    def test_interrupted_build_leaves_no_entry_and_no_litter(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        names = fill(folder)
+        original = decode.decode_many
+
+        def interrupted(files: list[str], *args: Any) -> Any:
+            if files[0].endswith("4.png"):
+                raise KeyboardInterrupt
+            return original(files, *args)
+
+        monkeypatch.setattr(cache, "BLOCK", 2)
+        monkeypatch.setattr(decode, "decode_many", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            cache.decoded(folder, names, 4, 3, None)
+        assert {file.suffix for file in cache.cache_folder().iterdir()} <= {".lock"}
+        monkeypatch.setattr(decode, "decode_many", original)
+        assert len(cache.decoded(folder, names, 4, 3, None)[0]) == 6
+
+    def test_place_that_cannot_be_written_is_one_sentence(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (folder.parent / "file").touch()
+        monkeypatch.setenv("VAE_ZOO_CACHE", str(folder.parent / "file" / "cache"))
+        with pytest.raises(UserError, match=r"can't be written to .*file/cache \(.*\): make room .* VAE_ZOO_CACHE"):
+            cache.decoded(folder, fill(folder), 4, 3, None)
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
+    def test_full_disk_is_one_sentence(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        real_open = Path.open
+
+        def open_full(self: Path, *args: Any, **kwargs: Any) -> Any:
+            return real_open(Path("/dev/full") if self.suffix == ".partial" else self, *args, **kwargs)
+
+        monkeypatch.setattr(Path, "open", open_full)
+        with pytest.raises(UserError, match=r"No space left on device\): make room for 0 MB"):
+            cache.decoded(folder, fill(folder), 4, 3, None)
+
+    def test_place(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        assert cache.cache_folder() == tmp_path / "cache"
+        monkeypatch.delenv("VAE_ZOO_CACHE")
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+        assert cache.cache_folder() == tmp_path / "xdg" / "vae-zoo"
+        monkeypatch.delenv("XDG_CACHE_HOME")
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        assert cache.cache_folder() == tmp_path / "home" / ".cache" / "vae-zoo"
+
+    def test_file_that_vanished_is_named(self, folder: Path) -> None:
+        names = fill(folder)
+        (folder / "3.png").unlink()
+        with pytest.raises(UserError, match=r"3\.png can't be read: No such file"):
+            cache.decoded(folder, names, 4, 3, None)
+
+
+class TestWorkers:
+    @pytest.fixture(autouse=True)
+    def two_workers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(cache, "cores", lambda: 2)
+        monkeypatch.setattr(cache, "BLOCK", 2)
+
+    def test_processes_give_what_one_gives(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        names = fill(folder, 25)
+        (folder / "7.png").write_text("hello")
+        names[3] = "a name – with 'signs\".png"
+        (folder / "3.png").rename(folder / names[3])
+        expected = decode.decode_many([str(folder / name) for name in names], 4, 3, None)
+
+        def here(*args: Any) -> None:
+            raise AssertionError("decoded in this process")
+
+        monkeypatch.setattr(decode, "decode_many", here)
+        pixels, bad = cache.decoded(folder, names, 4, 3, None)
+        assert pixels.numpy().tobytes() == expected[0]
+        assert values(pixels) == [10 * i for i in range(25) if i != 7]
+        assert bad == {"7.png": expected[1][str(folder / "7.png")]}
+
+    def test_errors_arrive(self, folder: Path) -> None:
+        names = fill(folder, 25)
+        with pytest.raises(UserError, match=r"\.png is 10 x 10 pixels, too small for crop 11"):
+            cache.decoded(folder, names, 4, 3, 11)
+
+    @pytest.mark.parametrize(
+        "last_words",
+        ["", '{"length"', '{"length": 96, "bad": {}, "error": null}\nxxx'],
+        ids=["none", "header", "pixels"],
+    )
+    def test_killed_process_is_noticed(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, last_words: str
+    ) -> None:
+        (tmp_path / "dies.py").write_text(f"input(); print({last_words!r}, end='')")
+        monkeypatch.setattr(decode, "__file__", str(tmp_path / "dies.py"))
+        with pytest.raises(UserError, match="a process that decoded images was killed"):
+            cache.decoded(folder, fill(folder, 25), 4, 3, None)
+
+    def test_worker_needs_no_torch(self) -> None:
+        modules = "sorted({'torch', 'zoo'} & {*sys.modules})"
+        script = f"import runpy, sys; runpy.run_path({decode.__file__!r}); print({modules})"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "[]"
+
+
+def test_two_processes_at_once_build_one_entry(folder: Path, tmp_path: Path) -> None:
+    names = fill(folder)
+    script = f"""
+import pathlib, time
+from zoo.data import cache
+original = cache._build
+def build(*args):
+    with open({str(tmp_path / "builds")!r}, "a") as log:
+        log.write("built\\n")
+    time.sleep(0.5)
+    original(*args)
+cache._build = build
+pathlib.Path({str(tmp_path)!r}, f"ready{{__import__('os').getpid()}}").touch()
+while len(list(pathlib.Path({str(tmp_path)!r}).glob("ready*"))) < 2:
+    time.sleep(0.01)
+pixels, bad = cache.decoded(pathlib.Path({str(folder)!r}), {names!r}, 4, 3, None)
+print(pixels[:, 0, 0, 0].tolist(), bad)
+"""
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    processes = [
+        subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=120)[0].strip() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert outputs == ["[0, 10, 20, 30, 40, 50] {}"] * 2
+    assert (tmp_path / "builds").read_text() == "built\n"
+
+
+class TestDecode:
+    def test_square_from_the_middle(self, folder: Path) -> None:
+        image = Image.new("RGB", (30, 10), "red")
+        image.paste("blue", (10, 0, 20, 10))
+        image.save(folder / "wide.png")
+        expected = np.zeros((3, 5, 5), dtype=np.uint8)
+        expected[2] = 255
+        assert np.array_equal(to_array(decode.decode(folder / "wide.png", 5, 3, None), 3, 5), expected)
+        assert np.array_equal(to_array(decode.decode(folder / "wide.png", 5, 3, 4), 3, 5), expected)
+
+    def test_shrinking_is_antialiased(self, folder: Path) -> None:
+        stripes = np.zeros((64, 64), dtype=np.uint8)
+        stripes[:, ::2] = 255
+        Image.fromarray(stripes).save(folder / "stripes.png")
+        small = to_array(decode.decode(folder / "stripes.png", 16, 1, None), 1, 16)
+        assert np.abs(small[..., 1:-1] - 127.5).max() < 8
+
+    @pytest.mark.parametrize("mode", ["RGB", "P", "RGBA", "CMYK", "L", "LA", "1", "I;16"])
+    def test_every_mode_becomes_rgb_or_grey(self, folder: Path, mode: str) -> None:
+        colour = (200, 100, 50) if mode in ("RGB", "P", "RGBA", "CMYK") else (200, 200, 200)
+        image = Image.new("RGB", (8, 8), colour)
+        if mode == "I;16":
+            image = Image.fromarray(np.full((8, 8), 200 * 257, dtype=np.uint16))
+        elif mode == "1":
+            colour = (255, 255, 255)
+            image = Image.new("1", (8, 8), 1)
+        elif mode == "P":
+            image = image.quantize(4)
+        else:
+            image = image.convert(mode)
+        file = folder / ("x.jpg" if mode == "CMYK" else "x.png")
+        image.save(file, quality=100)
+        with Image.open(file) as saved:
+            assert saved.mode == mode
+        rgb = to_array(decode.decode(file, 4, 3, None), 3, 4)
+        assert np.abs(rgb.astype(int) - np.array(colour).reshape(3, 1, 1)).max() <= 3
+        grey = to_array(decode.decode(file, 4, 1, None), 1, 4)
+        assert np.abs(grey - np.dot(colour, [0.299, 0.587, 0.114])).max() <= 3
+
+    @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+    def test_what_is_transparent_turns_white(self, folder: Path, mode: str) -> None:
+        image = Image.new("LA" if mode == "LA" else "RGBA", (8, 8))
+        if mode == "P":
+            image = Image.new("P", (8, 8), 0)
+            image.info["transparency"] = 0
+        image.save(folder / "x.png")
+        assert to_array(decode.decode(folder / "x.png", 4, 3, None), 3, 4).min() == 255
+
+    def test_orientation_is_heeded(self, folder: Path) -> None:
+        image = Image.new("RGB", (40, 40), "black")
+        image.paste("white", (0, 0, 40, 20))  # the upper half
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned a quarter clockwise: what is above belongs to the right
+        image.save(folder / "x.jpg", exif=exif, quality=100)
+        array = to_array(decode.decode(folder / "x.jpg", 4, 1, None), 1, 4)[0]
+        assert array[:, 3].min() > 250 and array[:, 0].max() < 5
+
+    @pytest.mark.parametrize("content", ["text", "nothing", "truncated jpg", "truncated png", "noise after header"])
+    def test_bad_image(self, folder: Path, content: str) -> None:
+        file = folder / "x.jpg"
+        noise = Image.effect_noise((64, 64), 50)
+        noise.save(file, format="PNG" if "png" in content else "JPEG")
+        whole = file.read_bytes()
+        file.write_bytes(
+            {
+                "text": b"hello",
+                "nothing": b"",
+                "truncated jpg": whole[: len(whole) // 2],
+                "truncated png": whole[: len(whole) // 2],
+                "noise after header": whole[:20] + bytes(range(256)) * 4,
+            }[content]
+        )
+        with pytest.raises(decode.BadImage, match=r"\w{4}"):
+            decode.decode(file, 8, 3, None)
+
+    def test_unreadable_file_is_not_taken_for_a_bad_image(self, folder: Path) -> None:
+        """What a disk or a permission refuses today must not be remembered as bad."""
+        with pytest.raises(FileNotFoundError):
+            decode.decode(folder / "absent.png", 8, 3, None)
+        (folder / "folder.png").mkdir()
+        with pytest.raises(IsADirectoryError):
+            decode.decode(folder / "folder.png", 8, 3, None)
+
+    def test_work_answers_line_by_line(self, folder: Path) -> None:
+        names = [str(folder / name) for name in fill(folder, 2)]
+        jobs = [[names, 4, 1, None], [names, 4, 1, 99], [names[1:], 4, 1, None]]
+        done = subprocess.run(
+            [sys.executable, decode.__file__],
+            input="".join(json.dumps(job) + "\n" for job in jobs).encode(),
+            capture_output=True,
+            check=True,
+        )
+        first, rest = done.stdout.split(b"\n", 1)
+        assert json.loads(first) == {"length": 32, "bad": {}, "error": None}
+        assert rest[:32] == bytes([0] * 16 + [10] * 16)
+        second, rest = rest[32:].split(b"\n", 1)
+        assert "too small for crop 99" in json.loads(second)["error"]
+        assert rest.split(b"\n", 1)[1] == bytes([10] * 16)

@@ -1,0 +1,30 @@
+"""Data sets, the decoded cache and the resumable sampler.
+
+A data set is a function, registered by name, that returns its official splits as uint8 pixels:
+
+    @register_dataset("noise")
+    def noise(root: Path, size: int | None, limit: int | None, *, channels: int = 1) -> Source:
+        '''Images of nothing.'''
+        return Source(train=Images(torch.randint(256, (1000, channels, size or 32, size or 32), dtype=torch.uint8)))
+
+Its keyword-only parameters are options of the config's `data:` section.
+"""
+
+from zoo.data.build import Data, build_data
+from zoo.data.pixels import mirror, to_float
+from zoo.data.sampler import batches, shard_indices, step_indices
+from zoo.data.source import DATASETS, Images, Source, register_dataset
+
+__all__ = [
+    "DATASETS",
+    "Data",
+    "Images",
+    "Source",
+    "batches",
+    "build_data",
+    "mirror",
+    "register_dataset",
+    "shard_indices",
+    "step_indices",
+    "to_float",
+]

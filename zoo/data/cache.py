@@ -1,0 +1,193 @@
+"""Image files, decoded once into a memory map that all runs and processes share.
+
+A cache entry is two files: `<key>.u8` holds the pixels, `<key>.json` their shape and the files that were bad. The key
+is made of the files' names, sizes and times and of everything that decides what is made of them, so that an entry never
+goes stale; the header is written last, so that an entry is whole if its header exists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import queue
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+from tqdm import tqdm
+
+from zoo.data import decode
+from zoo.errors import UserError
+
+VERSION = 1  # to be raised when the same files come to give other pixels
+BLOCK = 64  # files that a worker is given at a time
+
+
+def cache_folder() -> Path:
+    """Return $VAE_ZOO_CACHE, else $XDG_CACHE_HOME/vae-zoo, else ~/.cache/vae-zoo."""
+    if chosen := os.environ.get("VAE_ZOO_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vae-zoo"
+
+
+def decoded(
+    folder: Path, names: Sequence[str], size: int, channels: int, crop: int | None
+) -> tuple[Tensor, dict[str, str]]:
+    """Return the pixels of image files, decoding them if no run has done so before.
+
+    Args:
+        folder: Where the files are.
+        names: Their paths within the folder.
+        size: Pixels a side, after cutting out a square and resizing it.
+        channels: 3 or 1.
+        crop: Pixels a side of the square, in the middle of the image; None: the largest.
+
+    Returns:
+        uint8 `[N, channels, size, size]`, memory-mapped: the good files in the order of `names`. And the bad files,
+        each with what is wrong with it.
+
+    Raises:
+        UserError: if a file can't be read or is smaller than `crop`, or if the cache can't be written.
+    """
+    stem = cache_folder() / _key(folder, names, size, channels, crop)
+    entry = _read(stem)
+    if entry is None:
+        try:
+            stem.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(stem.with_suffix(".lock")):  # of many ranks one decodes, the others wait and read
+                entry = _read(stem)
+                if entry is None:
+                    _build(stem, folder, names, size, channels, crop)
+                    entry = _read(stem)
+        except OSError as error:
+            need = len(names) * channels * size * size / 1e6
+            raise UserError(
+                f"the decoded images can't be written to {stem.parent} ({error.strerror or error}): make room for "
+                f"{need:,.0f} MB there, or set VAE_ZOO_CACHE to another folder"
+            ) from None
+    assert entry is not None
+    return entry
+
+
+def _key(folder: Path, names: Sequence[str], size: int, channels: int, crop: int | None) -> str:
+    digest = hashlib.sha256(json.dumps([VERSION, size, channels, crop]).encode())
+    for name in names:
+        try:
+            stat = os.stat(folder / name)
+        except OSError as error:
+            raise UserError(f"{folder / name} can't be read: {error.strerror}") from None
+        digest.update(f"\n{name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()[:32]
+
+
+def _read(stem: Path) -> tuple[Tensor, dict[str, str]] | None:
+    """Return a whole entry, or None for one that is absent or damaged."""
+    file = stem.with_suffix(".u8")
+    try:
+        header = json.loads(stem.with_suffix(".json").read_text())
+        shape, bad = header["shape"], header["bad"]
+        length = math.prod(shape)
+        if file.stat().st_size != length:
+            return None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not length:
+        return torch.empty(shape, dtype=torch.uint8), bad
+    # A private map: read page by page on demand, and what a caller might write into it never reaches the file.
+    return torch.from_file(str(file), shared=False, size=length, dtype=torch.uint8).view(shape), bad
+
+
+def _build(stem: Path, folder: Path, names: Sequence[str], size: int, channels: int, crop: int | None) -> None:
+    partial = stem.with_suffix(".partial")
+    bad: dict[str, str] = {}
+    try:
+        with (
+            partial.open("wb") as out,
+            tqdm(total=len(names), desc=f"decoding {folder.name}", unit=" images", disable=None) as bar,
+        ):
+            files = [str(folder / name) for name in names]
+            for pixels, faults in _decode_all(files, size, channels, crop):
+                # Written, not stored through a map: a full disk is then an error, and not a signal that kills.
+                out.write(pixels)
+                bad |= {Path(file).relative_to(folder).as_posix(): fault for file, fault in faults.items()}
+                bar.update(min(BLOCK, bar.total - bar.n))
+        partial.replace(stem.with_suffix(".u8"))
+        shape = [len(names) - len(bad), channels, size, size]
+        partial.write_text(json.dumps({"shape": shape, "bad": bad}))
+        partial.replace(stem.with_suffix(".json"))
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _decode_all(files: list[str], size: int, channels: int, crop: int | None) -> Iterator[tuple[bytes, dict[str, str]]]:
+    """Yield `decode.decode_many` of each block of files, in order, worked out on all cores."""
+    blocks = [files[i : i + BLOCK] for i in range(0, len(files), BLOCK)]
+    workers = min(cores(), len(blocks) // 4)  # starting one costs about as much as decoding four blocks
+    if workers < 2:
+        for block in blocks:
+            try:
+                yield decode.decode_many(block, size, channels, crop)
+            except (OSError, ValueError) as error:
+                raise UserError(str(error)) from None
+        return
+
+    # Processes, since threads gain little: much of the work on a small image is Python's own. And plain ones, since
+    # those of `multiprocessing` would fork a process that has threads, or import torch and the caller's script anew.
+    with ExitStack() as stack:
+        idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
+        for _ in range(workers):
+            idle.put(stack.enter_context(_worker()))
+
+        def ask(block: list[str]) -> tuple[bytes, dict[str, str]]:
+            worker = idle.get()
+            assert worker.stdin is not None and worker.stdout is not None
+            try:
+                worker.stdin.write(json.dumps([block, size, channels, crop]).encode() + b"\n")
+                worker.stdin.flush()
+                answer = json.loads(worker.stdout.readline())
+                pixels = worker.stdout.read(answer["length"])
+                if len(pixels) < answer["length"]:
+                    raise EOFError
+            except (OSError, ValueError, EOFError):  # a broken pipe, or half an answer
+                raise UserError("a process that decoded images was killed, perhaps for want of memory") from None
+            finally:
+                idle.put(worker)
+            if answer["error"]:
+                raise UserError(answer["error"])
+            return pixels, answer["bad"]
+
+        threads = stack.enter_context(ThreadPoolExecutor(workers))
+        pending: deque[Future[tuple[bytes, dict[str, str]]]] = deque()
+        for block in blocks:
+            pending.append(threads.submit(ask, block))
+            if len(pending) > 2 * workers:  # never far ahead of the disk
+                yield pending.popleft().result()
+        for future in pending:
+            yield future.result()
+
+
+@contextmanager
+def _worker() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, decode.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdin is not None and process.stdout is not None
+    try:
+        yield process
+    finally:
+        with suppress(BrokenPipeError):  # one that was killed can't be told to end
+            process.stdin.close()
+        process.wait()
+        process.stdout.close()
+
+
+def cores() -> int:
+    """Return how many CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

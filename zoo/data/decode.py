@@ -1,0 +1,101 @@
+"""Image files to bytes.
+
+Run as a script it is a worker of `zoo.data.cache`: it imports neither torch nor the zoo, so as to start at once.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+class BadImage(Exception):
+    """The file isn't an image, or not a whole one."""
+
+
+def decode(file: Path | str, size: int, channels: int, crop: int | None) -> bytes:
+    """Read an image, cut out a square from its middle, and resize it.
+
+    Args:
+        file: Any format, colour mode and EXIF orientation that Pillow reads; what is transparent turns white.
+        size: Pixels a side of the result, antialiased bilinear.
+        channels: 3 for RGB, 1 for grey.
+        crop: Pixels a side of the square; None: the largest.
+
+    Returns:
+        The `[channels, size, size]` values of 8 bits.
+
+    Raises:
+        BadImage: if the file isn't a whole image.
+        OSError: if the file can't be read.
+        ValueError: if the image is smaller than `crop`.
+    """
+    try:
+        image = _load(file, channels)
+    except (MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:  # a damaged file makes Pillow raise almost anything
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's or the permissions' fault
+        raise BadImage(" ".join(str(error).replace(repr(str(file)), "it").split()) or type(error).__name__) from None
+    width, height = image.size
+    side = crop or min(width, height)
+    if side > min(width, height):
+        raise ValueError(f"{file} is {width} x {height} pixels, too small for crop {crop}")
+    left, top = (width - side) // 2, (height - side) // 2
+    image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
+    return b"".join(band.tobytes() for band in image.split())
+
+
+def _load(file: Path | str, channels: int) -> Image.Image:
+    with Image.open(file) as image:
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I"):  # 16 bits, which `convert` would clip instead of scale
+            image = image.convert("I").point(lambda value: value / 256).convert("L")
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image.convert("RGB" if channels == 3 else "L")
+
+
+def decode_many(files: list[str], size: int, channels: int, crop: int | None) -> tuple[bytes, dict[str, str]]:
+    """Decode what can be decoded.
+
+    Returns:
+        The good images' bytes, one after another, and why each of the others is bad.
+
+    Raises:
+        OSError: if a file can't be read.
+        ValueError: if an image is smaller than `crop`.
+    """
+    good: list[bytes] = []
+    bad: dict[str, str] = {}
+    for file in files:
+        try:
+            good.append(decode(file, size, channels, crop))
+        except BadImage as error:
+            bad[file] = str(error)
+    return b"".join(good), bad
+
+
+def work() -> None:
+    """Answer each line of JSON arguments of `decode_many` with a line of JSON and the bytes whose length it states."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it then closes stdin
+    for line in sys.stdin.buffer:
+        try:
+            pixels, bad = decode_many(*json.loads(line))
+            answer = {"length": len(pixels), "bad": bad, "error": None}
+        except (OSError, ValueError) as error:
+            pixels, answer = b"", {"length": 0, "bad": {}, "error": str(error)}
+        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + pixels)
+        sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    work()

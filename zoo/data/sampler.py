@@ -1,0 +1,95 @@
+"""The order of the training images: an endless stream that is a pure function of the seed and the step.
+
+The stream is one shuffle of all images after another. Step `s` of global batch size `b` takes the stream's positions
+`s * b` to `(s + 1) * b`, so every batch is full, no image is seen twice before all are seen once, and a run resumes at
+any step without replaying those before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from zoo.data.source import Images
+
+
+@lru_cache(maxsize=4)
+def permutation(n: int, *seed: int) -> Tensor:
+    """Return a shuffle of 0 to n - 1 as int64 `[n]`; do not write to it, since it is cached.
+
+    The generator is NumPy's frozen one: the same seed gives the same shuffle on every machine and in every release, and
+    no global random state is read or changed.
+    """
+    generator = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
+    return torch.from_numpy(generator.permutation(n).astype(np.int64, copy=False))
+
+
+def step_indices(n: int, batch_size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> Tensor:
+    """Return which images rank `rank` of `world` trains on at `step`.
+
+    Args:
+        n: How many training images there are.
+        batch_size: Images per step over all ranks.
+        seed: The run's.
+        step: Counted from 0.
+        rank: Counted from 0; each rank takes one contiguous slice of the global batch.
+        world: How many ranks there are.
+
+    Returns:
+        int64 `[batch_size / world]`, each from 0 to n - 1.
+
+    Raises:
+        ValueError: if there are no images, or the ranks can't share the batch equally.
+    """
+    if n < 1:
+        raise ValueError("there are no images to sample from")
+    if batch_size % world:
+        raise ValueError(f"batch_size {batch_size} can't be shared equally by {world} ranks")
+    share = batch_size // world
+    position = step * batch_size + rank * share
+    pieces = []
+    while share:
+        epoch, start = divmod(position, n)
+        piece = permutation(n, seed, epoch)[start : start + share]
+        pieces.append(piece)
+        position += len(piece)
+        share -= len(piece)
+    return torch.cat(pieces)
+
+
+def shard_indices(n: int, rank: int = 0, world: int = 1) -> Tensor:
+    """Return rank `rank`'s share of 0 to n - 1 as int64: contiguous, and of equal length to within one.
+
+    Together the ranks hold every index exactly once: nothing is padded, so no image is evaluated twice.
+    """
+    return torch.arange(n * rank // world, n * (rank + 1) // world)
+
+
+def batches(
+    images: Images, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world: int = 1
+) -> Generator[tuple[Tensor, Tensor | None], None, None]:
+    """Yield this rank's batches of steps `start` to `stop - 1`, as `Images.batch` returns them.
+
+    The next batch of a memory-mapped set is gathered in a thread while the caller uses the present one.
+
+    Raises:
+        ValueError: as `step_indices` does.
+    """
+
+    def gather(step: int) -> tuple[Tensor, Tensor | None]:
+        return images.batch(step_indices(len(images), batch_size, seed, step, rank, world))
+
+    if not images.mapped:
+        yield from map(gather, range(start, stop))
+        return
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        coming = None
+        for step in range(start, stop):
+            ready = coming or thread.submit(gather, step)
+            coming = thread.submit(gather, step + 1) if step + 1 < stop else None
+            yield ready.result()

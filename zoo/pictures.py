@@ -1,0 +1,420 @@
+"""The pictures in a run's folder: small palette PNGs that need no explanation.
+
+A picture overwrites that of an earlier validation, in one stroke.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from zoo.base import BaseVAE, Batch
+from zoo.distributions import gaussian_kl
+
+CELL = 64  # pixels: the least that an image's longer side is enlarged to, and the most that it is left at
+PAD = 2  # pixels between two images
+BREAK = 14  # pixels between two bands of images
+MARGIN = 8  # pixels around a sheet
+MAX_BYTES = 250_000
+MAX_CLASSES = 20  # that have a row or a colour each
+MAX_POINTS = 5_000
+PER_CLASS = 8
+INK = "#202020"
+MUTED = "#707070"
+
+
+def to_unit(images: Tensor, range: tuple[float, float]) -> Tensor:
+    """Bring images from `range` to [0, 1] and clamp them there, same shape."""
+    low, high = range
+    return ((images - low) / (high - low)).clamp(0, 1)
+
+
+def save_grid(images: Tensor, path: Path, columns: int) -> None:
+    """Save images side by side, `columns` to a row, each enlarged to about 64 pixels or more.
+
+    Args:
+        images: `[N, C, H, W]` in [0, 1]; of other than 1 or 3 channels, the first is shown.
+        path: The PNG.
+        columns: Images to a row.
+    """
+    _save_sheet(images, path, columns)
+
+
+def reconstructions(model: BaseVAE, batch: Batch, path: Path) -> None:
+    """Save up to 30 images of the batch, each with its reconstruction from the posterior mean right below it."""
+    with _at_rest(model):
+        x, y = _first(model, batch, 30)
+        pairs = [_unit(model, x), _unit(model, model.reconstruct(x, y))]
+    columns = min(10, len(x))
+    blank = torch.ones(-len(x) % columns, *x.shape[1:])
+    rows = [
+        torch.cat([images, blank]).unflatten(0, (-1, columns)) for images in pairs
+    ]  # each [bands, columns, C, H, W]
+    sheet = torch.stack(rows, 1)  # [bands, 2, columns, C, H, W]
+    bands = len(sheet)
+    _save_sheet(
+        sheet.flatten(0, 2),
+        path,
+        columns,
+        title="Images and their reconstructions",
+        row_names=["original", "reconstruction"] * bands,
+        breaks_below={2 * band + 1 for band in range(bands)},
+    )
+
+
+def generated_samples(
+    model: BaseVAE, path: Path, n: int = 64, y: Tensor | None = None, generator: torch.Generator | None = None
+) -> None:
+    """Save images drawn from the model's own prior.
+
+    Args:
+        model: Any variant.
+        path: The PNG.
+        n: How many, for a model without labels.
+        y: For a model with labels, one row of images for each: classes `[R]` (by default the first 20), or attributes
+            `[R, A]`, which must be given.
+        generator: Source of the draws; by default they are the same at every call, so that pictures can be compared.
+
+    Raises:
+        ValueError: if the model is conditioned on attributes and `y` is missing.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    if not model.needs_labels:
+        with _at_rest(model):
+            images = _unit(model, model.sample(n, generator=generator))
+        _save_sheet(images, path, math.ceil(math.sqrt(n)), title="Samples from the prior")
+        return
+    if y is None:
+        if not model.image.classes:
+            raise ValueError("samples of a model conditioned on attributes need y: one attribute vector for each row")
+        y = torch.arange(min(model.image.classes, MAX_CLASSES))
+    of_class = y.dim() == 1
+    with _at_rest(model):
+        labels = y.repeat_interleave(PER_CLASS, 0).to(model.device)
+        images = _unit(model, model.sample(len(labels), labels, generator=generator))
+    _save_sheet(
+        images,
+        path,
+        PER_CLASS,
+        title="Samples from the prior, class by class" if of_class else "Samples from the prior, a label to each row",
+        row_names=[f"class {label}" for label in y.tolist()] if of_class else (),
+    )
+
+
+def interpolations(model: BaseVAE, batch: Batch, path: Path, rows: int = 6, columns: int = 9) -> None:
+    """Save images decoded along the straight line between two posterior means, with the two originals at the ends.
+
+    Args:
+        model: Any variant; with labels, the first image's holds for the whole row.
+        batch: At least two images; each two make a row.
+        path: The PNG.
+        rows: Pairs, as far as the batch goes.
+        columns: Steps from the first mean to the second, both included.
+    """
+    rows = min(rows, len(batch.x) // 2)
+    with _at_rest(model):
+        x, y = _first(model, batch, 2 * rows)
+        mu, _ = model.encode(x, y)
+        along = torch.linspace(0, 1, columns, device=mu.device, dtype=mu.dtype).view(1, columns, 1)
+        z = torch.lerp(mu[0::2].unsqueeze(1), mu[1::2].unsqueeze(1), along)  # [rows, columns, D]
+        labels = None if y is None else y[0::2].repeat_interleave(columns, 0)
+        between = _unit(model, model.decode(z.flatten(0, 1), labels)).unflatten(0, (rows, columns))
+    ends = _unit(model, x).unflatten(0, (rows, 2))
+    percent = [f"{100 * step / (columns - 1):.0f} %" for step in range(columns)]
+    _save_sheet(
+        torch.cat([ends[:, :1], between, ends[:, 1:]], 1).flatten(0, 1),
+        path,
+        columns + 2,
+        title="From one image to another, on a straight line through the latent space",
+        column_names=["original", *percent, "original"],
+        breaks_right={0, columns},
+    )
+
+
+def latent_space(
+    model: BaseVAE, batches: Iterable[Batch], path: Path, class_names: Sequence[str] | None = None
+) -> None:
+    """Save where up to 5,000 images lie in the latent space: their posterior means in two dimensions.
+
+    Latents of more than two dimensions are shown by their first two principal components, those of one dimension by a
+    histogram. Up to 20 classes are told apart by colour.
+
+    Args:
+        model: Any variant.
+        batches: Images, and classes `[B]` if they are to be coloured.
+        path: The PNG.
+        class_names: By default, the classes' numbers.
+    """
+    mu, y = _posterior_means(model, batches)
+    x_label, y_label = "z1", "z2"
+    if mu.shape[1] > 2:
+        mu, shares = _principal_components(mu)
+        x_label, y_label = (f"PC {i} ({share:.0%} of variance)".replace("%", " %") for i, share in enumerate(shares, 1))
+
+    names: Sequence[str] = ()
+    if y is not None and y.ndim == 1:
+        names = class_names or [str(label) for label in range(int(y.max()) + 1)]
+    if y is None or not 1 <= len(names) <= MAX_CLASSES:
+        y, names = np.zeros(len(mu), dtype=np.int64), [""]
+    palette = matplotlib.colormaps["tab10" if len(names) <= 10 else "tab20"]
+    colours = [to_hex(palette(i)) for i in range(len(names))]
+
+    figure = Figure(figsize=(7, 5.6), layout="constrained")
+    axes = _axes(figure.subplots(), f"Latent space: posterior means of {len(mu):,} images", x_label, y_label)
+    if mu.shape[1] == 1:
+        axes.set_ylabel("images")
+        edges = np.histogram_bin_edges(mu, bins=40).tolist()
+        for label, colour in enumerate(colours):
+            axes.hist(mu[y == label, 0], edges, histtype="step", linewidth=1.5, color=colour)
+    else:
+        axes.set_aspect("equal", adjustable="datalim")
+        axes.scatter(mu[:, 0], mu[:, 1], s=9, alpha=0.75, linewidths=0, c=[colours[label] for label in y])
+    if len(names) > 1:
+        keys = [Line2D([], [], marker="o", linestyle="", color=colour) for colour in colours]
+        axes.legend(keys, names, title="class", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    _save_figure(figure, path)
+
+
+def traversals(model: BaseVAE, batch: Batch, path: Path, dims: int = 10, columns: int = 9) -> None:
+    """Save what single latent dimensions do to the batch's first image.
+
+    Each row moves one dimension (z1 is the first) from -3 to 3 and leaves the others at the posterior mean.
+
+    Args:
+        model: A variant with a Gaussian posterior.
+        batch: The KL averaged over it chooses the dimensions: the largest first.
+        path: The PNG.
+        dims: Rows, as far as the latent has dimensions.
+        columns: Steps from -3 to 3.
+    """
+    with _at_rest(model):
+        x, y = _first(model, batch, len(batch.x))
+        mu, logvar = model.encode(x, y)
+        kl = gaussian_kl(mu.unsqueeze(1), logvar.unsqueeze(1)).mean(0)  # [D]
+        chosen = kl.argsort(descending=True)[:dims]
+        values = torch.linspace(-3, 3, columns, device=mu.device, dtype=mu.dtype)
+        z = mu[0].repeat(len(chosen), columns, 1)  # [rows, columns, D]
+        for row, dim in zip(z, chosen, strict=True):
+            row[:, dim] = values
+        labels = None if y is None else y[:1].repeat_interleave(len(chosen) * columns, 0)
+        images = _unit(model, model.decode(z.flatten(0, 1), labels))
+    _save_sheet(
+        images,
+        path,
+        columns,
+        title="Traversals: one latent dimension at a time, the most informative first",
+        row_names=[f"z{dim + 1}" for dim in chosen.tolist()],
+        column_names=[f"{value:.3g}" for value in values.tolist()],
+    )
+
+
+def training_losses(metrics: Path, path: Path) -> None:
+    """Save the loss by step, and its reconstruction and KL terms where there are any.
+
+    Args:
+        metrics: JSON objects, one to a line, with `step`, `epoch`, and `train/…` and `val/…` values.
+        path: The PNG.
+    """
+    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    titles = {"loss": "Loss", "recon": "Reconstruction", "kl": "KL"}
+    logged = {key for row in rows for key in row}
+    terms = [term for term in ("recon", "kl") if logged & {f"train/{term}", f"val/{term}"}]
+    figure = Figure(figsize=(9 if terms else 6.5, 4.5), layout="constrained")
+    grid = figure.add_gridspec(max(1, len(terms)), 2 if terms else 1, width_ratios=[2, 1] if terms else None)
+    panels = {"loss": figure.add_subplot(grid[:, 0])}
+    panels |= {term: figure.add_subplot(grid[i, 1]) for i, term in enumerate(terms)}
+    for term, axes in panels.items():
+        _axes(axes, titles[term], "step", "nats per image")
+        _draw_losses(axes, rows, term)
+    if rows:
+        panels["loss"].legend(frameon=False)
+        figure.suptitle(f"Training up to epoch {rows[-1]['epoch']:,}, step {rows[-1]['step']:,}", color=INK)
+    _save_figure(figure, path)
+
+
+@contextmanager
+def _at_rest(model: BaseVAE) -> Iterator[None]:
+    """Evaluate without gradients; afterwards every module's mode and the random state are what they were."""
+    modes = {module: module.training for module in model.modules()}
+    devices = [] if model.device.type == "cpu" else [model.device]
+    with torch.no_grad(), torch.random.fork_rng(devices, device_type=model.device.type):
+        try:
+            model.eval()
+            yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
+
+
+def _first(model: BaseVAE, batch: Batch, n: int) -> tuple[Tensor, Tensor | None]:
+    """The first `n` images on the model's device, and their labels if the model takes any."""
+    y = batch.y[:n].to(model.device) if model.needs_labels and batch.y is not None else None
+    return batch.x[:n].to(model.device), y
+
+
+def _unit(model: BaseVAE, images: Tensor) -> Tensor:
+    return to_unit(images.float(), model.image.range).cpu()
+
+
+def _posterior_means(model: BaseVAE, batches: Iterable[Batch]) -> tuple[np.ndarray, np.ndarray | None]:
+    means: list[Tensor] = []
+    labels: list[Tensor] = []
+    left = MAX_POINTS
+    with _at_rest(model):
+        for batch in batches:
+            x, y = _first(model, batch, left)
+            means.append(model.encode(x, y)[0].float().cpu())
+            if batch.y is not None:
+                labels.append(batch.y[:left].cpu())
+            left -= len(x)
+            if not left:
+                break
+    return torch.cat(means).numpy(), torch.cat(labels).numpy() if labels else None
+
+
+def _principal_components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first two components `[N, 2]` and their shares of the variance `[2]`."""
+    from sklearn.decomposition import PCA
+
+    with np.errstate(invalid="ignore"):  # all points in one place, as a collapsed posterior has them: 0 / 0
+        pca = PCA(2, random_state=0).fit(points)
+    return pca.transform(points), np.nan_to_num(pca.explained_variance_ratio_)
+
+
+def _save_sheet(
+    images: Tensor,
+    path: Path,
+    columns: int,
+    *,
+    title: str = "",
+    row_names: Sequence[str] = (),
+    column_names: Sequence[str] = (),
+    breaks_below: Collection[int] = (),
+    breaks_right: Collection[int] = (),
+) -> None:
+    """Tile images `[N, C, H, W]` in [0, 1] on white, with names at the margins and wider gaps at breaks."""
+    images = _resized(images.detach().cpu())
+    channels, height, width = images.shape[1:]
+    rows = math.ceil(len(images) / columns)
+    title_font, font = _font(15), _font(12)
+    left = MARGIN + max((math.ceil(font.getlength(name)) + 6 for name in row_names), default=0)
+    top = MARGIN + (28 if title else 0) + (18 if column_names else 0)
+    ys = _offsets(top, rows, height, breaks_below)
+    xs = _offsets(left, columns, width, breaks_right)
+    full_width = max(xs[-1] + width, MARGIN + math.ceil(title_font.getlength(title))) + MARGIN
+    sheet = torch.ones(channels, ys[-1] + height + MARGIN, full_width)
+    for i, image in enumerate(images):
+        y, x = ys[i // columns], xs[i % columns]
+        sheet[:, y : y + height, x : x + width] = image
+
+    pixels = (255 * sheet).round().to(torch.uint8).permute(1, 2, 0).squeeze(2).numpy()
+    picture = Image.fromarray(pixels)
+    draw = ImageDraw.Draw(picture)
+    draw.text((MARGIN, MARGIN), title, INK, title_font)
+    for name, y in zip(row_names, ys, strict=bool(row_names)):
+        draw.text((left - 6, y + height / 2), name, INK, font, anchor="rm")
+    for name, x in zip(column_names, xs, strict=bool(column_names)):
+        draw.text((x + width / 2, top - 4), name, INK, font, anchor="ms")
+    _save_picture(picture, path)
+
+
+def _resized(images: Tensor) -> Tensor:
+    """Small images enlarged by a whole factor, without blur; large ones shrunk to cells of 64 pixels."""
+    if images.shape[1] not in (1, 3):
+        images = images[:, :1]
+    height, width = images.shape[2:]
+    longer = max(height, width)
+    if longer > CELL:
+        size = [max(1, round(side * CELL / longer)) for side in (height, width)]
+        return F.interpolate(images, size=size, mode="bilinear", antialias=True).clamp(0, 1)
+    factor = math.ceil(CELL / longer)
+    return images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+
+
+def _offsets(start: int, count: int, size: int, breaks: Collection[int]) -> list[int]:
+    """Where each of `count` cells begins: `PAD` after the one before, or `BREAK` after those in `breaks`."""
+    offsets = [start]
+    for i in range(count - 1):
+        offsets.append(offsets[-1] + size + (BREAK if i in breaks else PAD))
+    return offsets
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
+
+
+def _axes(axes: Axes, title: str, x_label: str, y_label: str) -> Axes:
+    axes.set_title(title, fontsize=11, color=INK, loc="left")
+    axes.set_xlabel(x_label, color=INK)
+    axes.set_ylabel(y_label, color=INK)
+    axes.grid(color="#e6e6e6", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def _draw_losses(axes: Axes, rows: Sequence[dict[str, float]], term: str) -> None:
+    """Draw one term's lines: batches as logged, the epochs' means, validation."""
+    lines = [
+        (f"train/{term}", "training batches", "#9dbfe0", 1.0),
+        (f"train/epoch_{term}", "training, epoch's mean", "#1f5fa8", 1.8),
+        (f"val/{term}", "validation", "#d9661f", 1.8),
+    ]
+    drawn: list[float] = []
+    for key, label, colour, width in lines:
+        points = [(row["step"], row[key]) for row in rows if key in row and math.isfinite(row[key])]
+        if points:
+            marker = "o" if len(points) <= 30 else ""
+            axes.plot(
+                *zip(*points, strict=True), label=label, color=colour, linewidth=width, marker=marker, markersize=4
+            )
+            drawn += [value for _, value in points]
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10], integer=True))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlim(left=0)
+    if drawn:
+        _limit_height(axes, np.array(drawn))
+
+
+def _limit_height(axes: Axes, values: np.ndarray) -> None:
+    """Cut off the highest 5 % where they would squeeze the rest into the lowest third, and say so."""
+    low, high, highest = values.min(), np.quantile(values, 0.95, method="lower"), values.max()
+    if low < high < low + (highest - low) / 3:
+        margin = 0.05 * (high - low)
+        axes.set_ylim(low - margin, high + margin)
+        axes.set_title(f"cut off; highest {highest:,.4g}", loc="right", fontsize=8, color=MUTED)
+
+
+def _save_figure(figure: Figure, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    _save_picture(Image.open(buffer).convert("RGB"), path)
+
+
+def _save_picture(picture: Image.Image, path: Path) -> None:
+    """Write a palette PNG in one stroke, with as many colours as fit its size."""
+    for colours in (256, 64, 16):
+        buffer = io.BytesIO()
+        picture.quantize(colours).save(buffer, "PNG", optimize=True)
+        if buffer.tell() <= MAX_BYTES:
+            break
+    unfinished = path.with_name(f".{path.name}.tmp")
+    unfinished.write_bytes(buffer.getvalue())
+    os.replace(unfinished, path)

@@ -1,0 +1,213 @@
+"""What every variant must satisfy, for the zoo's own tests and for yours.
+
+    from zoo.testing import check_variant
+
+    def test_my_vae():
+        check_variant("my_vae", net="mlp", hidden_dims=[16])
+
+Each check below can be called alone too.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from zoo.base import UNIT, BaseVAE, Batch, ImageSpec
+from zoo.checkpoint import load, save_model
+from zoo.config import ModelConfig
+from zoo.models import create, preferred_range
+
+IMAGES = 4  # in the batch that everything is tried on
+
+
+def check_variant(
+    variant: str | type[BaseVAE], image: ImageSpec | None = None, *, mixes_batch: bool = False, **options: Any
+) -> None:
+    """Build a variant on tiny random images, and check all that the loop and the benchmarks count on.
+
+    Args:
+        variant: A registered name, or a class. Only a name can be saved and loaded, so only then is that checked.
+        image: Shape and range of the images; by default 3 x 16 x 16 with five classes, in the range the name prefers.
+        mixes_batch: Say so of a loss that compares images of a batch with each other (a covariance, a kernel
+            distance): it can't be the mean of its two halves' losses, which is checked otherwise.
+        **options: The variant's, and its net's.
+
+    Raises:
+        AssertionError: one sentence about the first thing that is wrong.
+    """
+    if image is None:
+        image = ImageSpec(3, 16, 16, preferred_range(variant, options) if isinstance(variant, str) else UNIT, classes=5)
+    with torch.random.fork_rng(devices=[]):
+        model = check_building(variant, image, options)
+        batch = random_batch(image)
+        check_losses(model, batch)
+        check_gradients(model, batch)
+        model.eval()
+        with torch.no_grad():
+            check_shapes(model, batch)
+            check_samples(model, batch)
+            check_noise(model, batch)
+            if not mixes_batch:
+                check_halves(model, batch)
+            if isinstance(variant, str):
+                check_saving(model, batch, ModelConfig(name=variant, **options))
+
+
+def random_batch(image: ImageSpec, n: int = IMAGES) -> Batch:
+    """Draw `n` images of noise in the image range, and labels where the data has them."""
+    low, high = image.range
+    x = low + (high - low) * torch.rand(n, *image.shape)
+    if image.classes:
+        return Batch(x, torch.randint(image.classes, (n,)))
+    return Batch(x, torch.randint(2, (n, image.attributes)).float() if image.attributes else None)
+
+
+def check_building(variant: str | type[BaseVAE], image: ImageSpec, options: dict[str, Any]) -> BaseVAE:
+    """One seed gives one model, whatever was built before, and building leaves the caller's options alone."""
+    given = copy.deepcopy(options)
+    models = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        models.append(create(variant, image, **options) if isinstance(variant, str) else variant(image, **options))
+        assert options == given, f"building changed the caller's options from {given} to {options}"
+    first, second = (model.state_dict() for model in models)
+    same = first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    assert same, "two models built from one seed and the same options differ"
+    return models[0]
+
+
+def check_losses(model: BaseVAE, batch: Batch) -> None:
+    """Each player's loss returns finite scalars, "loss" among them, at any point of a schedule."""
+    for progress in (1.0, 0.0, 0.5):  # the checks that follow find the run half done
+        model.progress.fill_(progress)
+        for player in model.players:
+            terms = _terms(model, batch, player)
+            assert "loss" in terms, f"{_loss_name(player)} returns {sorted(terms)}, without the term 'loss'"
+            for name, term in terms.items():
+                what = f"the term {name!r} of {_loss_name(player)}"
+                assert isinstance(term, Tensor), f"{what} is a {type(term).__name__}, not a tensor"
+                assert term.shape == (), f"{what} has shape {list(term.shape)}; it must be a scalar"
+                assert term.isfinite(), f"{what} is {term.item()} at progress {progress:g}"
+
+
+def check_gradients(model: BaseVAE, batch: Batch) -> None:
+    """A player's loss reaches all parameters of that player, and no others."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for player in model.players:
+        own = {id(parameter) for parameter in model.player_parameters(player)}
+        for name, parameter in model.named_parameters(remove_duplicate=False):
+            shared = player != "vae" and id(parameter) in own and not name.startswith(f"{player}.")
+            assert not shared, f"{name} is also part of {player!r}: each parameter must belong to one player"
+        for parameter in trainable:  # as the loop does
+            parameter.grad = None
+            parameter.requires_grad_(len(model.players) == 1 or id(parameter) in own)
+        _terms(model, batch, player)["loss"].backward()
+        for name, parameter in model.named_parameters():
+            grad = parameter.grad
+            if id(parameter) not in own:
+                assert grad is None, f"{_loss_name(player)} reaches {name}, which another player owns"
+            elif parameter.requires_grad:
+                assert grad is not None, f"{name} takes no part in {_loss_name(player)}, the loss that should train it"
+                assert grad.isfinite().all(), f"the gradient of {_loss_name(player)} in {name} is not finite"
+    model.zero_grad()
+    for parameter in trainable:
+        parameter.requires_grad_(True)
+
+
+def check_shapes(model: BaseVAE, batch: Batch) -> None:
+    """Encoder, decoder, `forward` and the likelihood agree on shapes; images lie in the image range."""
+    x, y = batch
+    mu, logvar = model.encode(x, y)
+    assert len(mu) == len(logvar) == len(x), f"encode returns {len(mu)} means and {len(logvar)} variances for {len(x)}"
+    out = model(x, y)
+    for name in ("mu", "logvar", "z"):
+        shape = getattr(out, name).shape
+        assert shape == mu.shape, f"forward's {name} has shape {list(shape)}, but encode's mu has {list(mu.shape)}"
+    assert out.logits.shape == x.shape, f"forward's logits have shape {list(out.logits.shape)}, not {list(x.shape)}"
+    _check_images("forward's recon", out.recon, model, len(x))
+    _check_images("decode of a latent far out", model.decode(100 * out.z, y), model, len(x))
+    _check_images("reconstruct", model.reconstruct(x, y), model, len(x))
+    for k in (1, 3):
+        bound = model.log_likelihood(x, k, y)
+        assert bound.shape == (len(x),), f"log_likelihood returns shape {list(bound.shape)}, not one number per image"
+        assert bound.isfinite().all(), f"log_likelihood with k={k} is not finite"
+
+
+def check_samples(model: BaseVAE, batch: Batch) -> None:
+    """`sample` draws images, and its generator alone decides which."""
+    y = batch.y if batch.y is None else batch.y[:3]
+    draws = [model.sample(3, y, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)]
+    _check_images("sample", draws[0], model, 3)
+    same = torch.equal(draws[0], draws[1])
+    assert same, "sample gives two results for generators of one seed: it must draw all its noise from the generator"
+    assert not torch.equal(draws[0], draws[2]), "sample gives the same images whatever the generator's seed"
+
+
+def check_noise(model: BaseVAE, batch: Batch) -> None:
+    """`reconstruct` draws no noise, `generate` does."""
+    same = torch.equal(model.reconstruct(*batch), model.reconstruct(*batch))
+    assert same, "reconstruct gives two results for the same images: it must decode the posterior's mean"
+    differs = not torch.equal(model.generate(*batch), model.generate(*batch))
+    assert differs, "generate gives one result for the same images: it must decode a draw from the posterior"
+
+
+def check_halves(model: BaseVAE, batch: Batch) -> None:
+    """Once noise is out of the way, a batch's terms are the means of its halves': a batch's size changes no loss."""
+    x, y = batch
+    half = len(x) // 2
+    with _ConstantNoise():
+        whole = model.loss(batch)
+        halves = [model.loss(Batch(x[part], y if y is None else y[part])) for part in (slice(half), slice(half, None))]
+    for name, term in whole.items():
+        mean = (halves[0][name] + halves[1][name]) / 2
+        assert torch.allclose(term, mean, rtol=1e-4, atol=1e-5), (
+            f"the term {name!r} is {term:g} for a batch, but {mean:g} on average for its two halves: "
+            "terms are means over the batch, of sums over pixels or dimensions"
+        )
+
+
+def check_saving(model: BaseVAE, batch: Batch, config: ModelConfig) -> None:
+    """A saved model comes back as it was."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        save_model(path, model, config, plugins=[])
+        loaded = load(path)
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffer, loaded.get_buffer(name)), f"the buffer {name} is not saved with the model"
+    same = torch.equal(model.reconstruct(*batch), loaded.reconstruct(*batch))
+    assert same, "a model that was saved and loaded gives other reconstructions: some state is not in its state_dict"
+
+
+class _ConstantNoise(TorchDispatchMode):
+    """Within it, everything random comes out the same: 0.5, or 0 for whole numbers."""
+
+    def __torch_dispatch__(self, func: Any, types: Iterable[type], args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if torch.Tag.nondeterministic_seeded in func.tags and isinstance(result, Tensor):
+            result.fill_(0.5 if result.is_floating_point() else 0)
+        return result
+
+
+def _loss_name(player: str) -> str:
+    return "loss" if player == "vae" else f"{player}_loss"
+
+
+def _terms(model: BaseVAE, batch: Batch, player: str) -> dict[str, Tensor]:
+    return getattr(model, _loss_name(player))(batch)
+
+
+def _check_images(what: str, images: Tensor, model: BaseVAE, n: int) -> None:
+    wanted = (n, *model.image.shape)
+    assert images.shape == wanted, f"{what} has shape {list(images.shape)}, not {list(wanted)}"
+    low, high = model.image.range
+    least, most = images.min().item(), images.max().item()
+    inside = low <= least and most <= high  # also false for values that are not a number
+    assert inside, f"{what} reaches from {least:g} to {most:g}, but the images lie in [{low:g}, {high:g}]"
