@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str]) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code: 2 for a user's mistake, 1 for a diverged run, each in one sentence."""
     # `run.py --config …` trains: the command may be left out.
     if argv and argv[0] not in COMMANDS and argv[0] not in ("-h", "--help"):
         argv = ["train", *argv]
@@ -70,15 +70,13 @@ def main(argv: list[str]) -> int:
         return 0
     from zoo import commands  # imported only now: --help answers at once
 
-    return getattr(commands, f"run_{arguments.command}")(arguments)
-
-
-if __name__ == "__main__":
     try:
-        sys.exit(main(sys.argv[1:]))
+        return getattr(commands, f"run_{arguments.command}")(arguments)
     except (UserError, Diverged) as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

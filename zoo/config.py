@@ -192,22 +192,27 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path}: base must be a file's name or a list of them, not {bases!r}")
     merged: dict[str, Any] = {}
     for base in bases:
-        merged = _merge(merged, _read((path.parent / base).resolve(), (*above, path)))
+        merged = _inherit(merged, _read((path.parent / base).resolve(), (*above, path)))
     if "plugins" in own and isinstance(own["plugins"], list):
         own["plugins"] = [str(path.parent / p) if str(p).endswith(".py") else p for p in own["plugins"]]
-    return _merge(merged, own)
+    return _inherit(merged, own)
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Lay one config over another; mappings merge key by key."""
     merged = dict(under)
     for key, value in over.items():
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
-    if {"epochs", "steps"} <= merged.keys():  # a length given later replaces one inherited in the other unit
-        for inherited, given in (("epochs", "steps"), ("steps", "epochs")):
-            if given in over and inherited not in over:
-                del merged[inherited]
     return merged
+
+
+def _inherit(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Merge two levels of a config: a length given in the upper one replaces the lower one's in the other unit."""
+    lengths = {"epochs", "steps"}
+    if lengths & over.keys():
+        under = {key: value for key, value in under.items() if key not in lengths}
+    return _merge(under, over)
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -216,6 +221,7 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
     Raises:
         UserError: if a setting has no `=`.
     """
+    layer: dict[str, Any] = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
@@ -223,8 +229,8 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
         value = parse_yaml(text, f"the value of {key}")
         for part in reversed(key.split(".")):
             value = {part: value}
-        values = _merge(values, value)
-    return values
+        layer = _merge(layer, value)
+    return _inherit(values, layer)
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> Config:

@@ -1,0 +1,117 @@
+"""How a model uses its latent: which dimensions are active, and what the KL is spent on.
+
+The posterior q(z|x) is the diagonal Gaussian that `encode` returns, taken over test images, 10,000 at most.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from benchmarks.core import Score, Subject, register_metric
+from benchmarks.metrics.likelihood import elbo_and_kl
+from zoo.data import Images
+from zoo.distributions import gaussian_kl, gaussian_log_prob, standard_normal
+
+POINTS = 10_000
+ACTIVE_VARIANCE = 0.01
+POINTS_PER_CHUNK = 1000
+
+
+def count_active_units(mu: Tensor) -> int:
+    """Count the dimensions whose posterior mean varies by more than 0.01 (variance) over the data.
+
+    Burda et al. 2016, arXiv:1509.00519, section 5.2: A_u = Cov_x(E_q(u|x)[u]).
+
+    Args:
+        mu: Posterior means, `[N, D]`.
+    """
+    return int((mu.var(0) > ACTIVE_VARIANCE).sum())
+
+
+def mean_kl_per_dim(mu: Tensor, logvar: Tensor) -> Tensor:
+    """KL(q(z_d|x) || N(0, 1)) of each dimension, averaged over the data: two `[N, D]` -> `[D]`, nats."""
+    return gaussian_kl(mu.reshape(-1, 1), logvar.reshape(-1, 1)).view_as(mu).mean(0)
+
+
+def estimate_mutual_information(mu: Tensor, logvar: Tensor, seed: int = 0) -> float:
+    """I(n; z) = E_n E_q(z|x_n)[log q(z|x_n) - log q(z)], q(z) = 1/N sum_m q(z|x_m), in nats: at most log N.
+
+    Hoffman & Johnson 2016, "ELBO surgery": the expected KL(q(z|x) || p(z)) is this plus KL(q(z) || p(z)). One z is
+    drawn per point; the sum over all N points is exact, and worked off in chunks.
+
+    Args:
+        mu: Posterior means, `[N, D]`.
+        logvar: Posterior log variances, `[N, D]`.
+        seed: Of the draws.
+    """
+    mu, logvar = mu.double(), logvar.double()
+    z = mu + (0.5 * logvar).exp() * standard_normal(tuple(mu.shape), mu.device, torch.Generator().manual_seed(seed))
+    precision = (-logvar).exp()
+    log_scale = (math.log(2 * math.pi) + logvar).sum(1)  # [N]
+    log_aggregate = []
+    for some in z.split(POINTS_PER_CHUNK):
+        # (z - mu)^2 / sigma^2, multiplied out so that all pairs are two matrix products: [chunk, N]
+        distance = some.square() @ precision.T - 2 * some @ (mu * precision).T + (mu.square() * precision).sum(1)
+        log_aggregate.append((-0.5 * (distance + log_scale)).logsumexp(1) - math.log(len(mu)))
+    return (gaussian_log_prob(z, mu, logvar) - torch.cat(log_aggregate)).mean().item()
+
+
+@register_metric("active_units", "latent dimensions whose posterior mean varies over test images")
+def active_units(subject: Subject) -> dict[str, Score]:
+    """Row active_units: see `count_active_units`."""
+    mu, _ = _posteriors(subject)
+    protocol = f"dimensions of {mu.shape[1]} whose posterior mean has a variance above {ACTIVE_VARIANCE} over images"
+    return {"active_units": Score(count_active_units(mu), "", None, protocol, len(mu))}
+
+
+@register_metric("kl_per_dim", "how the KL is spread over the latent's dimensions")
+def kl_per_dim(subject: Subject) -> dict[str, Score]:
+    """Rows kl_per_dim_max and kl_per_dim_median: of `mean_kl_per_dim`, which gives all dimensions."""
+    mu, logvar = _posteriors(subject)
+    kl = mean_kl_per_dim(mu, logvar)
+    protocol = f"of {len(kl)} dimensions' KL(q(z_d|x) || N(0, 1)), closed form, mean over images"
+    return {
+        "kl_per_dim_max": Score(kl.max().item(), "nats", None, f"greatest {protocol}", len(mu)),
+        "kl_per_dim_median": Score(kl.quantile(0.5).item(), "nats", None, f"median {protocol}", len(mu)),
+    }
+
+
+@register_metric("mutual_information", "the rate split into mutual information and marginal KL")
+def mutual_information(subject: Subject) -> dict[str, Score]:
+    """Rows mutual_information and marginal_kl, which add up to the rate. Hoffman & Johnson 2016, "ELBO surgery".
+
+    The rate is the variant's own KL, whatever its prior; see `estimate_mutual_information` for the other term.
+
+    Raises:
+        UserError: if the variant's loss does not report elbo and kl.
+    """
+    mu, logvar = _posteriors(subject)
+    n = len(mu)
+    mi = estimate_mutual_information(mu, logvar)
+    _, rate = elbo_and_kl(subject, _images(subject))
+    protocol = f"aggregate posterior over N={n} images, one z per image, so at most log N = {math.log(n):.3f} nats"
+    return {
+        "mutual_information": Score(mi, "nats", None, f"E[log q(z|x) - log q(z)]; {protocol}", n),
+        "marginal_kl": Score(
+            rate - mi, "nats", None, f"KL(q(z) || p(z)) as rate - mutual information, that with the {protocol}", n
+        ),
+    }
+
+
+def _images(subject: Subject) -> Images:
+    test = subject.data.test
+    return test.subset(torch.arange(min(POINTS, len(test))))
+
+
+@torch.no_grad()
+def _posteriors(subject: Subject) -> tuple[Tensor, Tensor]:
+    """Return mu and logvar of the test images, each `[N, D]` on the CPU; computed once."""
+    if "posteriors" not in subject.memo:
+        parts = {}
+        for number, batch in subject.batches(_images(subject)):
+            parts[number] = torch.stack(subject.model.encode(batch.x, batch.y), dim=1)  # [B, 2, D]
+        subject.memo["posteriors"] = subject.gather(parts).unbind(1)
+    return subject.memo["posteriors"]

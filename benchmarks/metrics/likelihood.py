@@ -1,0 +1,172 @@
+"""How well a model predicts test images: the ELBO and its two halves, and the importance-weighted likelihood.
+
+Each measure exists three times, since a Bernoulli likelihood speaks of pixels that are 0 or 1: on the pixels as they
+are (`nll`), on pixels binarised by a draw that follows the run's seed (`nll_dynamic`), and on pixels binarised by one
+draw that never changes (`nll_fixed`).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import PositiveInt
+
+from benchmarks.core import Score, Subject, register_metric
+from zoo.base import BaseVAE
+from zoo.data import Images
+from zoo.distributions import Likelihood
+from zoo.errors import UserError
+from zoo.evaluate import evaluate_terms
+
+Binarise = Literal["no", "dynamic", "fixed"]
+
+IMAGES_PER_CHUNK = 1000
+
+
+def binarised(images: Images, *seed: int) -> Images:
+    """Draw each pixel anew, white (255) or black (0), white with its grey value as probability. A pure function.
+
+    Args:
+        images: In any order; images that come first are drawn the same however many follow.
+        *seed: Another seed, another draw.
+    """
+    # NumPy's frozen generator: the same draw on every machine and in every release.
+    generator = np.random.RandomState(np.random.MT19937(np.random.SeedSequence(seed)))
+    drawn = torch.empty(len(images), *images.shape, dtype=torch.uint8)
+    for positions in torch.arange(len(images)).split(IMAGES_PER_CHUNK):
+        grey, _ = images.batch(positions)
+        white = torch.from_numpy(generator.random_sample(grey.shape)) * 255 < grey
+        drawn[positions] = white.byte() * 255
+    return Images(drawn, images.labels, images.factors)
+
+
+def bits_per_dim(nats: float, pixels: int, spacing: float = 1.0) -> float:
+    """Bits per pixel (and channel) of an image whose negative log-likelihood is `nats`.
+
+    A density p becomes a probability of the 256 levels a pixel can take by P(level) = p(level) x spacing, hence
+    bits/dim = nats / (pixels ln 2) - log2(spacing).
+
+    Args:
+        nats: Negative log-likelihood per image.
+        pixels: Height x width x channels.
+        spacing: Between two levels, in the density's units: 1/255 on [0, 1], 2/255 on [-1, 1]. 1 where `nats` is minus
+            the log of a probability already.
+    """
+    return nats / (pixels * math.log(2)) - math.log2(spacing)
+
+
+@register_metric("elbo", "evidence lower bound on test images, split into distortion and rate")
+@register_metric("elbo_dynamic", "the same on dynamically binarised pixels", binarise="dynamic")
+@register_metric("elbo_fixed", "the same on pixels binarised once for ever", binarise="fixed")
+def elbo(subject: Subject, *, binarise: Binarise = "no") -> dict[str, Score]:
+    """ELBO = -(distortion + rate), in nats per image. Alemi et al. 2018, arXiv:1711.00464.
+
+    Distortion is E_q[-log p(x|z)] with every constant, rate is KL(q(z|x) || p(z)), both as the variant itself computes
+    them. Rows: elbo, distortion, rate; with `_dynamic` or `_fixed` behind if the pixels are binarised.
+
+    Args:
+        subject: Its variant's `loss` must name "elbo" and "kl".
+        binarise: How pixels become 0 or 1; for a "bce" likelihood only.
+
+    Raises:
+        UserError: if the variant has no such terms, or its likelihood is not of binary pixels.
+    """
+    split, protocol = _images(subject, binarise)
+    bound, kl = elbo_and_kl(subject, split)
+    protocol += "; one posterior sample per image; all constants of the likelihood included"
+    rows = {
+        "elbo": Score(bound, "nats", True, protocol, len(split)),
+        "distortion": Score(-bound - kl, "nats", False, f"{protocol}; -elbo - rate", len(split)),
+        "rate": Score(kl, "nats", None, f"{protocol}; the variant's own KL(q(z|x) || p(z))", len(split)),
+    }
+    return {_row(name, binarise): score for name, score in rows.items()}
+
+
+def elbo_and_kl(subject: Subject, split: Images) -> tuple[float, float]:
+    """Return the means over a split of a variant's own "elbo" and "kl", nats per image; a collective.
+
+    Raises:
+        UserError: if its loss doesn't name them.
+    """
+    terms = evaluate_terms(subject.model, split, subject.accelerator, subject.config.eval_batch_size)
+    if not {"elbo", "kl"} <= terms.keys():
+        raise UserError(
+            f"the loss of {subject.config.model.name!r} does not report elbo and kl, so elbo, distortion, rate and "
+            "mutual information can't be measured"
+        )
+    return terms["elbo"], terms["kl"]
+
+
+@register_metric("nll", "importance-weighted negative log-likelihood of test images")
+@register_metric("nll_dynamic", "the same on dynamically binarised pixels", binarise="dynamic")
+@register_metric("nll_fixed", "the same on pixels binarised once for ever", binarise="fixed")
+@torch.no_grad()
+def nll(subject: Subject, *, k: PositiveInt = 1000, binarise: Binarise = "no") -> dict[str, Score]:
+    """-log 1/K sum_k p(x, z_k) / q(z_k|x), an upper bound in expectation. Burda et al. 2016, arXiv:1509.00519, eq. 8.
+
+    Rows: nll in nats per image, and bits_per_dim (see the function of that name); with `_dynamic` or `_fixed` behind if
+    the pixels are binarised.
+
+    Args:
+        subject: Its variant must have a `log_likelihood`.
+        k: Posterior samples per image, K; the published MNIST numbers use 5000.
+        binarise: How pixels become 0 or 1; for a "bce" likelihood only.
+
+    Raises:
+        UserError: if the variant has no likelihood, or not one of binary pixels.
+    """
+    split, protocol = _images(subject, binarise)
+    if type(subject.model).log_likelihood is BaseVAE.log_likelihood:
+        raise UserError(f"{subject.config.model.name!r} has no log_likelihood, so nll can't be measured")
+    parts = {}
+    for number, batch in subject.batches(split):
+        parts[number] = -subject.model.log_likelihood(batch.x, k, batch.y)  # [B]
+    nats = subject.gather(parts).double().mean().item()
+
+    image = subject.model.image
+    protocol += f"; {k} importance samples from q(z|x)"
+    spacing, unit = 1.0, "; nats / (pixels ln 2)"
+    if _likelihood(subject).kind != "bce":
+        low, high = image.range
+        spacing = (high - low) / 255
+        unit += f" - log2({high - low:g}/255): density times the spacing of the 256 levels, pixels not dequantised"
+    rows = {
+        "nll": Score(nats, "nats", False, protocol, len(split)),
+        "bits_per_dim": Score(
+            bits_per_dim(nats, image.pixels, spacing), "bits/dim", False, protocol + unit, len(split)
+        ),
+    }
+    return {_row(name, binarise): score for name, score in rows.items()}
+
+
+def _images(subject: Subject, binarise: Binarise) -> tuple[Images, str]:
+    """Return the test images to predict, and what the likelihood of their pixels means."""
+    test, likelihood = subject.data.test, _likelihood(subject)
+    low, high = subject.model.image.range
+    if binarise == "no" and likelihood.kind == "bce":
+        return test, "Bernoulli cross-entropy of grey pixels: not a normalised density, compare with its like alone"
+    if binarise == "no":
+        return test, f"density of pixels in [{low:g}, {high:g}], likelihood {likelihood.kind!r}"
+    if likelihood.kind != "bce":
+        raise UserError(
+            f"binarise={binarise} needs images in [0, 1] and a likelihood of binary pixels, recon 'bce', "
+            f"not {likelihood.kind!r} on [{low:g}, {high:g}]"
+        )
+    if binarise == "dynamic":
+        draw = binarised(test, 1, subject.config.seed)
+        return draw, "pixels binarised by a Bernoulli draw of their grey value, drawn anew for each seed of a run"
+    return binarised(test, 0), "pixels binarised by one Bernoulli draw for ever, which is not Larochelle's file"
+
+
+def _likelihood(subject: Subject) -> Likelihood:
+    likelihood = getattr(subject.model, "likelihood", None)
+    if likelihood is None:
+        raise UserError(f"{subject.config.model.name!r} has no likelihood p(x|z), so elbo and nll can't be measured")
+    return likelihood
+
+
+def _row(name: str, binarise: Binarise) -> str:
+    return name if binarise == "no" else f"{name}_{binarise}"

@@ -1,0 +1,213 @@
+"""Where samples are drawn from: the model's prior, or a density fitted to the latents of the training images.
+
+A sampler is a function, registered by name, that fits itself to a subject and returns how to draw:
+
+    @register_sampler("origin", "always the latent 0")
+    def origin(subject: Subject) -> Draw:
+        return lambda n, y, generator: subject.model.decode(torch.zeros(n, subject.model.latent_dim), y)
+
+The fitted ones stand in for the prior wherever latents are continuous vectors `[B, D]`. Every training image is
+represented by one draw of its posterior, not by its mean: what the decoder was trained on. For a conditional model they
+fit p(z) over all labels, and labels come from the training images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.core import Subject
+from zoo.distributions import gaussian_kl, gaussian_log_prob, standard_normal
+from zoo.errors import UserError
+from zoo.pictures import to_unit
+from zoo.registry import Registry
+
+LATENT_BATCH = 500
+GMM_COMPONENTS = 10
+GMM_POINTS = 10_000
+STAGE_STEPS = 3000
+STAGE_BATCH = 256
+STAGE_WIDTH = 512
+
+T = TypeVar("T")
+
+
+class Draw(Protocol):
+    """Draws `n` images `[n, C, H, W]` in the model's range, of labels `y` where it needs them."""
+
+    def __call__(self, n: int, y: Tensor | None, generator: torch.Generator, /) -> Tensor:
+        """Draw with the generator, which lives on the CPU."""
+
+
+SAMPLERS: Registry[Callable[[Subject], Draw]] = Registry("sampler")
+register_sampler = SAMPLERS.register
+
+
+@register_sampler("prior", "the model's own prior")
+def prior(subject: Subject) -> Draw:
+    """Draw from the model's own prior."""
+    return subject.model.sample
+
+
+@register_sampler("gaussian", "full-covariance Gaussian fitted to one posterior draw per training image")
+def gaussian(subject: Subject) -> Draw:
+    """Draw from the aggregate posterior, seen as one Gaussian."""
+    z = training_latents(subject).double()
+    mean = z.mean(0)
+    root = _root(torch.cov(z.T).view(z.shape[1], -1))
+    return _decoded(subject, lambda n, g: mean + standard_normal((n, len(mean)), z.device, g, z.dtype) @ root.T)
+
+
+@register_sampler(
+    "gmm10", f"mixture of {GMM_COMPONENTS} full Gaussians fitted to one posterior draw of up to {GMM_POINTS} images"
+)
+def gmm10(subject: Subject) -> Draw:
+    """Draw from the aggregate posterior, seen as a mixture. Ghosh et al. 2020, arXiv:1903.12436, section 4."""
+    from sklearn.mixture import GaussianMixture
+
+    z = training_latents(subject)
+    if len(z) < GMM_COMPONENTS:
+        raise UserError(f"sampler 'gmm10' needs at least {GMM_COMPONENTS} training images, not {len(z)}")
+    chosen = torch.randperm(len(z), generator=torch.Generator().manual_seed(0))[:GMM_POINTS]
+    mixture = GaussianMixture(GMM_COMPONENTS, covariance_type="full", random_state=0).fit(z[chosen].double().numpy())
+    weights, means = torch.from_numpy(mixture.weights_), torch.from_numpy(mixture.means_)  # [K], [K, D]
+    roots = torch.stack([_root(covariance) for covariance in torch.from_numpy(mixture.covariances_)])  # [K, D, D]
+
+    def draw(n: int, generator: torch.Generator) -> Tensor:
+        component = torch.multinomial(weights, n, replacement=True, generator=generator)
+        eps = standard_normal((n, means.shape[1]), means.device, generator, means.dtype)
+        return means[component] + (roots[component] @ eps[:, :, None]).squeeze(2)
+
+    return _decoded(subject, draw)
+
+
+@register_sampler(
+    "second_stage", f"second VAE on the latents, {STAGE_STEPS} steps, one posterior draw per training image"
+)
+def second_stage(subject: Subject) -> Draw:
+    """Draw from a second VAE that was trained on the first one's latents. Dai & Wipf 2019, arXiv:1903.05789, sec. 4.
+
+    Departs from the paper: latents are scaled to unit variance and drawn once per image, the nets are smaller (two
+    hidden layers of 512), and training is 3000 steps of 256 latents, with Adam's rate falling from 1e-3 to 0.
+    """
+    device = subject.model.device
+    z = training_latents(subject)
+    mean, scale = z.mean(0), z.std(0).clamp(min=1e-6)
+    with torch.random.fork_rng(), torch.inference_mode(False), torch.enable_grad():
+        torch.manual_seed(0)
+        stage = _fit(SecondStage(z.shape[1]).to(device), ((z - mean) / scale).to(device))
+    return _decoded(subject, lambda n, g: stage.sample(n, g).cpu() * scale + mean)
+
+
+class SecondStage(nn.Module):
+    """p(u) = N(0, I), p(z|u) = N(f(u), gamma I) with gamma learned, q(u|z) diagonal Gaussian; u and z in R^D.
+
+    Args:
+        dim: D.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.encoder, self.decoder = _mlp(dim, 2 * dim), _mlp(dim, dim)
+        self.log_gamma = nn.Parameter(torch.zeros(()))
+
+    def loss(self, z: Tensor) -> Tensor:
+        """Minus the evidence lower bound of `[B, D]`, in nats, averaged."""
+        mu, logvar = self.encoder(z).chunk(2, dim=1)
+        u = mu + (0.5 * logvar).exp() * torch.randn_like(mu)
+        return (gaussian_kl(mu, logvar) - gaussian_log_prob(z, self.decoder(u), self.log_gamma)).mean()
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """Draw u, then z: `[n, D]`."""
+        shape = (n, self.decoder[0].in_features)
+        mean = self.decoder(standard_normal(shape, self.log_gamma.device, generator))
+        return mean + (0.5 * self.log_gamma).exp() * standard_normal(shape, mean.device, generator)
+
+
+def _mlp(inputs: int, outputs: int) -> nn.Sequential:
+    hidden = (nn.Linear(inputs, STAGE_WIDTH), nn.ReLU(), nn.Linear(STAGE_WIDTH, STAGE_WIDTH), nn.ReLU())
+    return nn.Sequential(*hidden, nn.Linear(STAGE_WIDTH, outputs))
+
+
+def _fit(stage: SecondStage, z: Tensor) -> SecondStage:
+    optimizer = torch.optim.Adam(stage.parameters(), lr=1e-3)
+    for step in range(STAGE_STEPS):
+        optimizer.param_groups[0]["lr"] = 5e-4 * (1 + math.cos(math.pi * step / STAGE_STEPS))
+        rows = torch.randint(len(z), (STAGE_BATCH,)).to(z.device)
+        loss = stage.loss(z[rows])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return stage.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def sample_batches(subject: Subject, sampler: str, n: int, batch_size: int) -> Iterator[tuple[int, Tensor]]:
+    """Yield this rank's (number, samples) of `n` in all, `[b, C, H, W]` in [0, 1].
+
+    All noise, and the labels of a conditional model, are seeded by the batch's number: any number of ranks draws the
+    same samples. A collective where the sampler is not fitted yet.
+
+    Raises:
+        UserError: if there is no such sampler, or it can't serve this model.
+    """
+    draw = once(subject, ("sampler", sampler), lambda: SAMPLERS.lookup(sampler).target(subject))
+    model, train = subject.model, subject.data.train
+    for number in range(subject.accelerator.process_index, -(-n // batch_size), subject.accelerator.num_processes):
+        size = min(batch_size, n - number * batch_size)
+        generator = torch.Generator().manual_seed(number)
+        torch.manual_seed(number)  # for what a model draws without the generator
+        y = None
+        if model.needs_labels:
+            assert train.labels is not None
+            y = train.labels[torch.randint(len(train), (size,), generator=generator)].to(model.device)
+            y = y if y.ndim == 1 else y.float()
+        yield number, to_unit(draw(size, y, generator), model.image.range)
+
+
+def training_latents(subject: Subject) -> Tensor:
+    """Return one draw of q(z|x) for each training image, float32 `[N, D]` on the CPU; a collective.
+
+    Raises:
+        UserError: if the model's latents are no vectors.
+    """
+
+    @torch.no_grad()
+    def compute() -> Tensor:
+        model, train = subject.model, subject.data.train
+
+        def latents(split: Any, size: int) -> Iterator[tuple[int, Tensor]]:
+            for number, batch in subject.batches(split, size):
+                yield number, model(batch.x, batch.y).z.float()
+
+        return subject.gather(dict(latents(train, LATENT_BATCH))).clone()
+
+    return once(subject, ("latents",), compute)
+
+
+def once(subject: Subject, key: Hashable, compute: Callable[[], T]) -> T:
+    """Return `compute()`, or what it returned, or the `UserError` it raised, the first time under this key."""
+    memo = subject.memo
+    if key not in memo:
+        try:
+            memo[key] = compute()
+        except UserError as error:
+            memo[key] = error
+    if isinstance(memo[key], UserError):
+        raise memo[key]
+    return memo[key]
+
+
+def _decoded(subject: Subject, latents: Callable[[int, torch.Generator], Tensor]) -> Draw:
+    model = subject.model
+    return lambda n, y, generator: model.decode(latents(n, generator).float().to(model.device), y)
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """Return R with R R^T = covariance `[D, D]`, which may be singular."""
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp(min=0).sqrt()

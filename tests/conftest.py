@@ -1,0 +1,23 @@
+"""What all tests share: one thread, so that numbers repeat, and the folder of real data where there is one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-golden", action="store_true", help="rewrite tests/golden from the code as it is")
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """The folder that DATA_ROOT names."""
+    if "DATA_ROOT" not in os.environ:
+        pytest.skip("DATA_ROOT, with real data sets, is not set")
+    return Path(os.environ["DATA_ROOT"])

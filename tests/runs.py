@@ -1,0 +1,50 @@
+"""Tiny runs for the tests of the loop: 8 x 8 digits, a net of sixteen units."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from accelerate.state import AcceleratorState
+
+from zoo.config import Config, check
+from zoo.train import train
+
+PLUGINS = Path(__file__).parent / "plugins"
+ROOT = Path(__file__).parent.parent
+
+
+def settings(out: Path, variant: str = "mlp", **changes: Any) -> dict[str, Any]:
+    """Return a config's values; `changes` replace whole top-level keys."""
+    return {
+        "model": {"name": variant, "net": "mlp", "hidden_dims": [16], "latent_dim": 3, "recon": "bce"},
+        "data": {"name": "digits", "limit": 300},
+        "plugins": [str(PLUGINS / f"{variant}.py")] if (PLUGINS / f"{variant}.py").is_file() else [],
+        "out": str(out),
+        "steps": 30,
+        "batch_size": 32,
+        "log_every": 5,
+        "checkpoint_every": 10,
+        "device": "cpu",
+        "threads": 1,
+    } | changes
+
+
+def make_config(out: Path, variant: str = "mlp", **changes: Any) -> Config:
+    return check(Config, settings(out, variant, **changes), "test")
+
+
+def run(config: Config, resume: bool = False) -> int:
+    """Train in this process, as if it were a new one."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return train(config, resume=resume)
+
+
+def digest(run_folder: Path) -> str:
+    return hashlib.sha256((run_folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def rows(run_folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]

@@ -1,0 +1,176 @@
+"""The command line: quick help, and one clear sentence for everything a user can get wrong."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.state import AcceleratorState
+from PIL import Image
+
+import run as command_line
+from tests.runs import PLUGINS, ROOT, make_config, run, settings
+
+VARIANTS = ("beta", "celeba", "conditional", "conv", "mlp", "mnist", "vanilla")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    run(make_config(out, steps=3))
+    return out
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "conditional"
+    run(make_config(out, "conditional", steps=3))
+    return out
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process; return its exit code, output and errors."""
+
+    def call(*argv: object) -> tuple[int, str, str]:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        code = command_line.main([str(word) for word in argv])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["train", "--help"]])
+def test_help_and_list_do_not_import_torch(arguments: list[str]) -> None:
+    command = [sys.executable, "-X", "importtime", "run.py", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert {"argparse", "zoo"} <= imported
+    assert not {"torch", "accelerate", "pydantic", "numpy"} & imported
+
+
+def test_list_names_every_variant(cli: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = cli("list", "--plugin", PLUGINS / "duel.py")
+    names = [line.split()[0] for line in out.splitlines()]
+    assert code == 0 and set(VARIANTS) | {"duel"} <= set(names)
+    assert all(len(line.split()) > 5 for line in out.splitlines())
+
+
+def test_describe(cli: Callable[..., tuple[int, str, str]]) -> None:
+    code, out, _ = cli("describe", "beta")
+    assert code == 0
+    for words in ("loss = E_q(z|x)[-log p(x|z)] + β(t) KL", "Departs from the paper", "warmup", "'linear' | 'cosine'"):
+        assert words in out
+
+
+def test_sample_and_evaluate(cli: Callable[..., tuple[int, str, str]], finished: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "s.png"
+    assert cli("sample", finished, "--n", 16, "--out", picture)[0] == 0
+    first = Image.open(picture).convert("L").tobytes()
+    assert cli("sample", finished, "--n", 16, "--out", picture)[0] == 0
+    assert Image.open(picture).convert("L").tobytes() == first
+    assert cli("sample", finished, "--n", 16, "--out", picture, "--seed", 1)[0] == 0
+    assert Image.open(picture).convert("L").tobytes() != first
+    (finished / "latent_space.png").unlink()
+    code, out, _ = cli("evaluate", finished)
+    assert code == 0 and "elbo" in out and (finished / "latent_space.png").is_file()
+
+
+def test_sample_of_a_class(cli: Callable[..., tuple[int, str, str]], conditional: Path, tmp_path: Path) -> None:
+    assert cli("sample", conditional, "--label", 3, "--out", tmp_path / "s.png")[0] == 0
+    code, _, error = cli("sample", conditional, "--label", 10, "--out", tmp_path / "s.png")
+    assert code == 2 and "--label is 10: choose 0 to 9" in error
+
+
+def bad_folder(tmp_path: Path) -> Path:
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "empty"
+
+
+WRONG = {
+    "unknown key": (["epochz=3"], "unknown key 'epochz'. Did you mean 'epochs'?"),
+    "unknown variant": (["model.name=bta"], "no variant named 'bta'. Did you mean 'beta'?"),
+    "unknown net": (["model.net=resnt"], "no net named 'resnt'. Did you mean 'resnet'?"),
+    "unknown option": (["model.latent_dims=3"], "has no option 'latent_dims'. Did you mean 'latent_dim'?"),
+    "unknown data": (["data.name=mnits"], "no data set named 'mnits'. Did you mean 'mnist'?"),
+    "wrong type": (["batch_size=many"], "batch_size is 'many'"),
+    "negative": (["model.latent_dim=-1"], "latent_dim is -1: input should be greater than 0"),
+    "negative size": (["data.size=-8"], "data.size is -8: input should be greater than 0"),
+    "not a setting": (["epochs"], "'epochs' is not a setting; write key=value"),
+    "activation and range": (
+        ["model.recon=mse", "model.out_activation=tanh", "data.range=[0,1]"],
+        "out_activation 'tanh' covers [-1, 1], but the images lie in [0, 1]",
+    ),
+    "bce and range": (["data.range=[-1,1]"], "recon 'bce' needs images in [0, 1]"),
+    "range": (["data.range=[0,255]"], "range must be [0, 1] or [-1, 1]"),
+    "size and net": (["model.net=mnist", "data.size=9"], "net 'mnist' needs height and width divisible by 4, not 9 x 9"),
+    "both lengths": (["epochs=3", "steps=3"], "set either epochs or steps"),
+    "no labels": (["model.name=conditional", "data.name=celeba"], "conditional"),
+    "missing data": (["data.name=image_folder", "data.root=nowhere"], "nowhere"),
+    "fp16 on a CPU": (["mixed_precision=fp16"], "mixed_precision 'fp16' needs a GPU"),
+    "plugin": (["plugins=[nothing.py]"], "there is no file"),
+    "cuda": (["device=cuda"], "no CUDA device is available"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_mistake_is_one_sentence(
+    case: str, cli: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if case == "cuda" and torch.cuda.is_available():
+        pytest.skip("this machine has a CUDA device")
+    overrides, words = WRONG[case]
+    if case == "no labels":  # photographs without the file of attributes
+        for i in range(30):
+            Image.new("RGB", (89, 109), (i, i, i)).save(tmp_path / f"{i}.jpg")
+        overrides = [*overrides, f"data.root={tmp_path}", "data.limit=30"]
+        words = "needs labels, but the data has none"
+        monkeypatch.setenv("VAE_ZOO_CACHE", str(tmp_path / "cache"))
+    values = settings(tmp_path / "r")
+    if case == "size and net":
+        del values["model"]["hidden_dims"]
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump(values))
+    code, out, error = cli("--config", config, *overrides)
+    assert code == 2, out + error
+    assert error.startswith("error: ") and error.count("\n") == 1, error
+    assert words in error
+    assert not (tmp_path / "r").exists()
+
+
+def test_missing_config_and_runs(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    for argv, words in [
+        (["--config", tmp_path / "no.yaml"], "there is no config file"),
+        (["evaluate", bad_folder(tmp_path)], "holds no run"),
+        (["sample", tmp_path / "empty"], "there is no trained model in"),
+        (["describe", "bta"], "Did you mean 'beta'?"),
+    ]:
+        code, _, error = cli(*argv)
+        assert code == 2 and words in error and error.count("\n") == 1, error
+
+
+def test_divergence_exits_with_one(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump(settings(tmp_path / "r", "explosive")))
+    code, _, error = cli("--config", config)
+    assert code == 1 and "the last good checkpoint is" in error
+
+
+def test_plugin_on_the_command_line(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump(settings(tmp_path / "r", "still", plugins=[], steps=2)))
+    assert cli("--config", config, "--plugin", PLUGINS / "still.py")[0] == 0
+    assert (tmp_path / "r" / "results.json").is_file()
+
+
+def test_a_process_exits_without_a_traceback(tmp_path: Path) -> None:
+    command = [sys.executable, "run.py", "--config", "configs/quickstart.yaml", "model.latent_dim=0"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "error: model 'mlp': latent_dim is 0: input should be greater than 0\n"

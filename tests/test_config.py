@@ -1,0 +1,272 @@
+"""YAML, inheritance, overrides, and a sentence for everything that can be wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from zoo.config import Config, apply_overrides, load_config, parse_yaml, read_yaml
+from zoo.errors import UserError
+
+MINIMAL = "model: {name: mlp}\ndata: {name: digits}\nsteps: 5\n"
+
+
+def write(folder: Path, **files: str) -> Path:
+    """Write files (`a` for a.yaml) and return the first one's path."""
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder / f"{next(iter(files))}.yaml"
+
+
+def load(folder: Path, *overrides: str, text: str = MINIMAL) -> Config:
+    return load_config(write(folder, c=text), overrides)
+
+
+def complaint(folder: Path, *overrides: str, text: str = MINIMAL) -> str:
+    with pytest.raises(UserError) as error:
+        load(folder, *overrides, text=text)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# ---- YAML
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("1e-4", 1e-4), ("2E+3", 2000.0), ("-5.e1", -50.0), (".5e0", 0.5), ("1e4", 1e4), ("e4", "e4"), ("1e", "1e")],
+)
+def test_numbers_without_a_point_are_numbers(text: str, value: Any, tmp_path: Path) -> None:
+    assert parse_yaml(text, "") == value
+    assert type(parse_yaml(text, "")) is type(value)
+
+
+def test_a_number_keeps_its_meaning_in_file_and_override(tmp_path: Path) -> None:
+    assert load(tmp_path, text=MINIMAL + "lr: 1e-4").lr == 1e-4
+    assert load(tmp_path, "lr=3e-4", "model.beta=1e-1").model.options == {"beta": 0.1}
+
+
+def test_broken_yaml_is_one_sentence(tmp_path: Path) -> None:
+    assert "c.yaml is not valid YAML: " in complaint(tmp_path, text="model: {name: mlp\nlr: 3")
+    assert "the value of lr is not valid YAML: " in complaint(tmp_path, "lr=[1")
+
+
+def test_a_file_must_hold_keys(tmp_path: Path) -> None:
+    assert "c.yaml must hold `key: value` lines, not a list" in complaint(tmp_path, text="- model")
+    assert "'model' is missing" in complaint(tmp_path, text="")
+
+
+def test_plugins_from_a_yaml_tag_are_not_run(tmp_path: Path) -> None:
+    assert "not valid YAML" in complaint(tmp_path, text="model: !!python/object/apply:os.getcwd []")
+
+
+# ---- base
+
+
+def test_a_config_inherits_and_nested_keys_are_merged(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    write(tmp_path / "deep", grand="data: {name: mnist, size: 32}\nlr: 1\nseed: 1\n")
+    path = write(
+        tmp_path,
+        child="base: [parent.yaml, other.yaml]\ndata: {flip: true}\nmodel: {name: beta}\n",
+        parent="base: deep/grand.yaml\nlr: 2\nmodel: {name: conv, beta: 3}\noptimizer: {betas: [0.5, 0.9]}\n",
+        other="lr: 3\noptimizer: {betas: [0.1, 0.2]}\n",
+    )
+    assert read_yaml(path) == {
+        "data": {"name": "mnist", "size": 32, "flip": True},
+        "model": {"name": "beta", "beta": 3},
+        "optimizer": {"betas": [0.1, 0.2]},  # the later base wins, and lists are replaced
+        "lr": 3,
+        "seed": 1,
+    }
+
+
+def test_one_base_may_be_reached_twice(tmp_path: Path) -> None:
+    path = write(tmp_path, a="base: [b.yaml, c.yaml]", b="base: d.yaml", c="base: d.yaml\nlr: 1", d="lr: 2\nseed: 3")
+    assert read_yaml(path) == {"lr": 1, "seed": 3}
+
+
+@pytest.mark.parametrize("base", ["", "[]"])
+def test_an_empty_base_is_none(base: str, tmp_path: Path) -> None:
+    assert read_yaml(write(tmp_path, a=f"lr: 1\nbase: {base}")) == {"lr": 1}
+
+
+def test_a_circle_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, a="base: b.yaml", b="base: c.yaml", c="base: a.yaml")
+    with pytest.raises(UserError, match="inherits from itself through base: a.yaml -> b.yaml -> c.yaml"):
+        read_yaml(path)
+
+
+def test_a_missing_file_is_named_with_who_asked_for_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"there is no config file .*gone.yaml$"):
+        read_yaml(tmp_path / "gone.yaml")
+    path = write(tmp_path, a="base: gone.yaml")
+    with pytest.raises(UserError, match=r"there is no config file .*gone.yaml \(named as base in .*a.yaml\)"):
+        read_yaml(path)
+
+
+@pytest.mark.parametrize("base", ["3", "{a: b.yaml}", "[b.yaml, 3]"])
+def test_a_base_that_names_no_file_is_refused(base: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="base must be a file's name or a list of them"):
+        read_yaml(write(tmp_path, a=f"base: {base}", b="lr: 1"))
+
+
+@pytest.mark.parametrize(
+    ("child", "parent", "kept"),
+    [
+        ("steps: 7", "epochs: 3", {"steps": 7}),
+        ("epochs: 3", "steps: 7", {"epochs": 3}),
+        ("lr: 1", "epochs: 3", {"epochs": 3, "lr": 1}),
+        ("steps: 7\nepochs: 3", "", {"steps": 7, "epochs": 3}),
+    ],
+)
+def test_a_length_given_later_replaces_the_other_unit(child: str, parent: str, kept: Any, tmp_path: Path) -> None:
+    assert read_yaml(write(tmp_path, child=f"base: parent.yaml\n{child}", parent=parent)) == kept
+
+
+def test_an_overriding_length_replaces_the_other_unit(tmp_path: Path) -> None:
+    config = load(tmp_path, "epochs=2")
+    assert (config.epochs, config.steps) == (2, None)
+
+
+def test_plugin_files_count_from_the_file_that_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    absolute = tmp_path / "far.py"
+    write(tmp_path, base=f"plugins: [mine.py, ../up.py, pack.mine, {absolute}]")
+    (tmp_path / "deep").mkdir()
+    path = write(tmp_path / "deep", c="base: ../base.yaml\n" + MINIMAL)
+    assert [str(Path(p)) for p in load_config(path).plugins] == [
+        str(tmp_path / "mine.py"),
+        str(tmp_path / ".." / "up.py"),
+        "pack.mine",
+        str(absolute),
+    ]
+
+
+# ---- overrides
+
+
+def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
+    config = load(
+        tmp_path,
+        *("data.size=16", "model.hidden_dims=[3, 4]", "model.net=mlp", "optimizer.betas=[0.5, 0.9]", "ema=null"),
+        *("trackers=[tensorboard]", "wandb.project=a=b", "benchmark.options.fid.k=3", "data.range=[-1, 1]"),
+    )
+    assert config.data.size == 16 and config.data.range == (-1, 1) and config.data.name == "digits"
+    assert config.model.options == {"hidden_dims": [3, 4], "net": "mlp"}
+    assert config.optimizer.betas == (0.5, 0.9) and config.optimizer.name == "adam"
+    assert config.ema is None and config.trackers == ["tensorboard"] and config.wandb.project == "a=b"
+    assert config.benchmark.options == {"fid": {"k": 3}}
+
+
+def test_later_overrides_win_and_the_values_given_are_left_alone() -> None:
+    values: dict[str, Any] = {"data": {"size": 1}, "steps": 3}
+    assert apply_overrides(values, ["data.size=2", "data.size=3", "epochs=1"]) == {"data": {"size": 3}, "epochs": 1}
+    assert values == {"data": {"size": 1}, "steps": 3}
+
+
+@pytest.mark.parametrize("override", ["lr", "=3", "--lr"])
+def test_what_is_no_setting_is_refused(override: str, tmp_path: Path) -> None:
+    assert f"{override!r} is not a setting; write key=value" in complaint(tmp_path, override)
+
+
+# ---- every field
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("epocs=3", "unknown key 'epocs'. Did you mean 'epochs'?"),
+        ("optimizer.beta=[0, 0]", "unknown key 'optimizer.beta'. Did you mean 'betas'? Known: betas, eps, name"),
+        ("wandb.projct=x", "unknown key 'wandb.projct'. Did you mean 'project'?"),
+        ("benchmark.metric=[fid]", "unknown key 'benchmark.metric'. Did you mean 'metrics'?"),
+    ],
+)
+def test_an_unknown_key_says_what_is_near(override: str, words: str, tmp_path: Path) -> None:
+    assert f"c.yaml: {words}" in complaint(tmp_path, override)
+
+
+def test_a_misspelt_key_is_named_before_the_one_that_is_missing(tmp_path: Path) -> None:
+    assert "unknown key 'modle'. Did you mean 'model'?" in complaint(tmp_path, text="modle: {name: mlp}\nsteps: 1")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("data: {name: digits}\nsteps: 1", "'model' is missing"),
+        ("model: {beta: 1}\ndata: {name: digits}\nsteps: 1", "'model.name' is missing"),
+        ("model: {name: mlp}\ndata: {}\nsteps: 1", "'data.name' is missing"),
+        ("model: {name: mlp}\ndata: {name: digits}", "set either epochs or steps"),
+        (MINIMAL + "epochs: 1", "set either epochs or steps"),
+    ],
+)
+def test_what_is_missing(text: str, words: str, tmp_path: Path) -> None:
+    assert words in complaint(tmp_path, text=text)
+
+
+POSITIVE_INTEGERS = (
+    *("batch_size", "accumulate", "threads", "log_every", "eval_every", "checkpoint_every", "keep", "eval_batch_size"),
+    *("data.size", "data.limit", "benchmark.n", "steps"),
+)
+ILLEGAL = {
+    **dict.fromkeys(POSITIVE_INTEGERS, ("0", "-1", "1.5", "many", "[]")),
+    **dict.fromkeys(("seed", "lr_warmup"), ("-1", "1.5", "many")),
+    **dict.fromkeys(("epochs", "lr", "clip", "optimizer.eps"), ("0", "-1", "many", ".inf", ".nan")),
+    **dict.fromkeys(("ema",), ("0", "1", "-1", "2", ".nan")),
+    **dict.fromkeys(("data.val_fraction", "data.test_fraction"), ("1", "-0.1", "2", "some", ".nan")),
+    "optimizer.weight_decay": ("-1", "some", ".inf", ".nan"),
+    "optimizer.betas": ("[1, 0.5]", "[0.5]", "[0.5, -0.1]", "0.9"),
+    "optimizer.name": ("adm", "3"),
+    "lr_schedule": ("step", "3"),
+    "device": ("gpu", "tpu"),
+    "mixed_precision": ("yes", "fp32"),
+    "trackers": ("[mlflow]", "wandb"),
+    "wandb.mode": ("off",),
+    "data.range": ("[0, 255]", "[0]", "[1, 0]", "unit"),
+    "data.val_from": ("val",),
+    "data.flip": ("maybe", "2"),
+    "data.split_seed": ("1.5", "x"),
+    "data.root": ("3",),
+    "data.name": ("3", "[a]"),
+    "model.name": ("3", "null"),
+    "model": ("3", "mlp"),
+    "out": ("3",),
+    "plugins": ("mine.py", "[3]"),
+    "benchmark.metrics": ("fid",),
+    "benchmark.options": ("[1]",),
+}
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in ILLEGAL.items() for value in values])
+def test_every_limit_is_checked(key: str, value: str, tmp_path: Path) -> None:
+    message = complaint(tmp_path, f"{key}={value}")
+    assert message.startswith(f"{tmp_path / 'c.yaml'}: ")
+    assert key.split(".")[-1] in message
+
+
+def test_every_field_has_an_illegal_value_above() -> None:
+    free = {"wandb", "benchmark", "optimizer", "data"}
+    assert {key.split(".")[0] for key in ILLEGAL} >= Config.model_fields.keys() - free
+
+
+def test_no_is_a_word_and_still_a_truth_value_where_one_is_wanted(tmp_path: Path) -> None:
+    assert load(tmp_path, "mixed_precision=no").mixed_precision == "no"
+    assert load(tmp_path, text=MINIMAL + "mixed_precision: no").mixed_precision == "no"
+    assert [load(tmp_path, f"data.flip={word}").data.flip for word in ("yes", "true", "no", "false")] == [1, 1, 0, 0]
+
+
+def test_a_dumped_config_loads_as_the_same(tmp_path: Path) -> None:
+    config = load(tmp_path, "data.root=some/where", "data.range=[0, 1]", "optimizer.eps=1e-9", "model.hidden_dims=[3]")
+    text = yaml.safe_dump(config.dump(), sort_keys=False)
+    assert load_config(write(tmp_path, dumped=text)) == config
+
+
+def test_defaults_are_not_shared_between_configs(tmp_path: Path) -> None:
+    first, second = load(tmp_path), load(tmp_path)
+    first.plugins.append("x")
+    first.optimizer.eps = 1.0
+    assert second.plugins == [] and second.optimizer.eps == 1e-8 and load(tmp_path).optimizer.eps == 1e-8

@@ -1,0 +1,297 @@
+"""The loop: what a run leaves, that it resumes bit for bit, that players keep to their own parameters."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from safetensors.torch import load_file
+
+import zoo
+from tests.runs import digest, make_config, rows, run, settings
+from zoo.base import Batch
+from zoo.config import Config, check, load_config
+from zoo.errors import Diverged, UserError
+from zoo.evaluate import evaluate_terms, evaluation_batches
+from zoo.train import Trainer, learning_rate, noise_seed, set_up, train
+
+PICTURES = ("training_losses", "reconstructions", "generated_samples", "interpolations", "latent_space")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "finished"
+    assert run(make_config(out)) == 0
+    return out
+
+
+def test_a_run_leaves_everything_promised(finished: Path) -> None:
+    for name in ("config.yaml", "metrics.jsonl", "model.safetensors", "results.json"):
+        assert (finished / name).is_file(), name
+    for name in PICTURES:
+        assert (finished / f"{name}.png").is_file(), name
+    results = json.loads((finished / "results.json").read_text())
+    assert {"elbo", "recon", "kl", "psnr"} <= results["metrics"].keys()
+    for key in ("images_per_second", "parameters", "seed", "commit", "versions", "command", "config_hash", "steps"):
+        assert results[key] is not None, key
+    assert results["metrics"]["elbo"]["n"] == 30  # a tenth of 300 images
+    assert results["metrics"]["elbo"]["value"] == pytest.approx(
+        -results["metrics"]["recon"]["value"] - results["metrics"]["kl"]["value"], rel=1e-5
+    )
+
+
+def test_the_resolved_config_makes_the_same_run_again(finished: Path, tmp_path: Path) -> None:
+    again = load_config(finished / "config.yaml", [f"out={tmp_path / 'again'}"])
+    assert run(again) == 0
+    assert digest(tmp_path / "again") == digest(finished)
+
+
+def test_metrics_rows(finished: Path) -> None:
+    table = rows(finished)
+    assert all({"step", "epoch", "images_per_second"} <= row.keys() for row in table)
+    ends = [row for row in table if "train/epoch_loss" in row]
+    # 243 training images in batches of 32: epochs end with steps 8, 16, 23.
+    assert [(row["step"], row["epoch"]) for row in ends] == [(8, 1), (16, 2), (23, 3)]
+    assert all("val/loss" in row for row in ends)
+    assert ends[-1]["train/epoch_loss"] < ends[0]["train/epoch_loss"]
+
+
+def test_epoch_loss_is_the_mean_over_the_epoch(tmp_path: Path) -> None:
+    assert run(make_config(tmp_path / "r", steps=16, log_every=1)) == 0
+    table = rows(tmp_path / "r")
+    losses = [row["train/loss"] for row in table]
+    ends = [row["train/epoch_loss"] for row in table if "train/epoch_loss" in row]
+    assert ends == pytest.approx([sum(losses[:8]) / 8, sum(losses[8:]) / 8], rel=1e-5)
+
+
+def test_load_gives_the_model_back(finished: Path) -> None:
+    model = zoo.load(finished)
+    weights = load_file(finished / "model.safetensors")
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    assert not model.training
+    assert model.sample(3).shape == (3, 1, 8, 8)
+
+
+RESUMED = {
+    "plain": ("mlp", {}),
+    "everything": (
+        "beta",
+        {
+            "model": {"name": "beta", "net": "mlp", "hidden_dims": [16], "warmup": 0.5},
+            "ema": 0.9,
+            "clip": 1.0,
+            "accumulate": 2,
+            "lr_schedule": "cosine",
+            "lr_warmup": 5,
+            "data": {"name": "digits", "limit": 300, "flip": True},
+            "optimizer": {"name": "adamw", "weight_decay": 0.01},
+        },
+    ),
+    "batch norm": ("vanilla", {"model": {"name": "vanilla", "hidden_dims": [4, 8]}}),
+    "bf16": ("mlp", {"mixed_precision": "bf16"}),
+    "two players": ("duel", {}),
+}
+
+
+@pytest.mark.parametrize("case", RESUMED)
+def test_resume_is_bit_for_bit(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variant, changes = RESUMED[case]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert run(make_config(whole, variant, **changes)) == 0
+
+    take_step = Trainer._take_step
+
+    def fails_at_17(self: Trainer, *batch: torch.Tensor) -> None:
+        if self.step == 17:
+            raise ConnectionError
+        take_step(self, *batch)
+
+    monkeypatch.setattr(Trainer, "_take_step", fails_at_17)
+    with pytest.raises(ConnectionError):
+        run(make_config(broken, variant, **changes))
+    monkeypatch.undo()
+    assert not (broken / "model.safetensors").exists()
+    assert run(make_config(broken, variant, **changes), resume=True) == 0
+
+    assert digest(broken) == digest(whole)
+    same = [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows(whole)]
+    again = [{k: v for k, v in row.items() if k != "images_per_second"} for row in rows(broken)]
+    assert [row["step"] for row in again] == [row["step"] for row in same]
+    assert again[-1] == pytest.approx(same[-1], rel=1e-6)
+
+
+def test_resume_without_a_checkpoint_starts_anew(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "r", steps=3)
+    (tmp_path / "r").mkdir()
+    assert run(config, resume=True) == 0
+    assert (tmp_path / "r" / "results.json").is_file()
+
+
+def test_a_resumed_run_may_be_longer_but_not_another(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    assert run(make_config(out, steps=5)) == 0
+    with pytest.raises(UserError, match="already holds a run: add --resume"):
+        run(make_config(out, steps=5))
+    with pytest.raises(UserError, match="another lr: it was 0.001 and is now 0.1"):
+        run(make_config(out, steps=5, lr=0.1), resume=True)
+    assert run(make_config(out, steps=8), resume=True) == 0
+    assert json.loads((out / "results.json").read_text())["steps"] == 8
+
+
+def test_noise_is_never_drawn_twice() -> None:
+    keys = list(itertools.product(range(2), range(20), range(2), range(3), range(3)))
+    assert len({noise_seed(*key) for key in keys}) == len(keys)
+
+
+def test_learning_rate_is_a_function_of_the_step() -> None:
+    config = check(Config, settings(Path("r"), lr=1.0, lr_warmup=4, lr_schedule="cosine"), "test")
+    rates = [learning_rate(config, step, 12) for step in range(12)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0 and rates[8] == pytest.approx(0.5)
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[4:]))
+
+
+def test_accumulated_micro_batches_equal_the_whole_batch(tmp_path: Path) -> None:
+    whole, parts = (tmp_path / name for name in ("whole", "parts"))
+    run(make_config(whole, "still", steps=10))
+    run(make_config(parts, "still", steps=10, accumulate=4))
+    a, b = (load_file(folder / "model.safetensors") for folder in (whole, parts))
+    for name in a:
+        assert torch.allclose(a[name], b[name], atol=1e-5), name
+
+
+def trainer(config: Config) -> Trainer:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Trainer(set_up(config))
+
+
+def one_batch(t: Trainer) -> tuple[torch.Tensor, torch.Tensor | None]:
+    return t.run.data.train.batch(torch.arange(32))
+
+
+@pytest.mark.parametrize("player", ["vae", "critic"])
+def test_a_player_moves_its_own_parameters_alone(player: str, tmp_path: Path) -> None:
+    t = trainer(make_config(tmp_path / "r", "duel", optimizer={"name": "sgd"}))
+    t.model.plays = lambda name, step: name == player  # type: ignore[method-assign]
+    before = {name: [p.detach().clone() for p in group] for name, group in t.parameters.items()}
+    t._take_step(*one_batch(t))
+    for name, group in t.parameters.items():
+        moved = [not torch.equal(a, b) for a, b in zip(before[name], group, strict=True)]
+        assert all(moved) if name == player else not any(moved), name
+
+
+def test_players_follow_their_schedule(tmp_path: Path) -> None:
+    t = trainer(make_config(tmp_path / "r", "duel"))
+    for t.step in range(6):
+        t._take_step(*one_batch(t))
+    assert t.window.counts["loss"] == 6
+    assert t.window.counts["critic/loss"] == 3
+
+
+def test_progress_runs_from_zero_to_one(tmp_path: Path) -> None:
+    t = trainer(make_config(tmp_path / "r", steps=5))
+    seen = []
+    for t.step in range(5):
+        t._take_step(*one_batch(t))
+        seen.append(t.model.progress.item())
+    assert seen == [0, 0.25, 0.5, 0.75, 1]
+
+
+def test_average_follows_the_weights(tmp_path: Path) -> None:
+    t = trainer(make_config(tmp_path / "r", ema=0.75))
+    expected = None
+    for t.step in range(3):
+        t._take_step(*one_batch(t))
+        now = t.model.to_mu.weight.detach().clone()
+        expected = now if expected is None else 0.75 * expected + 0.25 * now
+    assert t.evaluated is not t.model
+    assert torch.allclose(t.evaluated.to_mu.weight, expected, atol=1e-6)
+
+
+def test_clipping_bounds_the_step(tmp_path: Path) -> None:
+    t = trainer(make_config(tmp_path / "r", clip=1e-3, lr=1.0, optimizer={"name": "sgd"}))
+    before = torch.cat([p.detach().flatten().clone() for p in t.model.parameters()])
+    t._take_step(*one_batch(t))
+    after = torch.cat([p.detach().flatten() for p in t.model.parameters()])
+    assert (after - before).norm().item() == pytest.approx(1e-3, rel=0.02)
+
+
+def test_flip_mirrors_training_images_only(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "r", data={"name": "digits", "limit": 300, "flip": True})
+    t = trainer(config)
+    seen: list[Batch] = []
+    loss = t.model.loss
+    t.model.loss = lambda batch: (seen.append(batch), loss(batch))[1]  # type: ignore[method-assign]
+    images, labels = one_batch(t)
+    t._take_step(images, labels)
+    x = images.float() / 255
+    as_is = (seen[0].x == x).flatten(1).all(1)
+    mirrored = (seen[0].x == x.flip(3)).flatten(1).all(1)
+    assert (as_is | mirrored).all() and as_is.any() and (mirrored & ~as_is).any()
+    _, batch = next(evaluation_batches(t.run.data.val, t.model, 27))
+    assert torch.equal(batch.x, t.run.data.val.batch(torch.arange(27))[0].float() / 255)
+
+
+def test_evaluation_weighs_every_image_once_and_ends_schedules(tmp_path: Path) -> None:
+    model = {"name": "beta", "net": "mlp", "hidden_dims": [16], "beta": 4.0, "warmup": 0.9}
+    t = trainer(make_config(tmp_path / "r", "beta", model=model))
+    t.model.progress.fill_(0.1)
+    accelerator = Accelerator(cpu=True)
+    uneven = evaluate_terms(t.model, t.run.data.val, accelerator, batch_size=16)  # 16 and 11 images
+    assert uneven["beta"] == pytest.approx(4.0)
+    assert uneven["loss"] == pytest.approx(uneven["recon"] + 4 * uneven["kl"], rel=1e-5)
+    assert t.model.progress.item() == pytest.approx(0.1)
+    whole = evaluate_terms(t.model, t.run.data.val, accelerator, batch_size=27)
+    assert uneven["kl"] == pytest.approx(whole["kl"], rel=1e-5)
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    with pytest.raises(Diverged, match=r"train/loss became (inf|nan) by step 2\d; the last good .*step_000000(10|20)"):
+        run(make_config(out, "explosive", checkpoint_every=10))
+    good = load_file(out / "checkpoints" / "latest" / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in good.values())
+
+
+def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert train(make_config(tmp_path / "r"), dry_run=True) == 0
+    assert not (tmp_path / "r").exists()
+    assert "two steps taken" in capsys.readouterr().out
+
+
+def test_batch_must_divide(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="batch_size 32 can't be shared equally by 1 processes x 3 accumulated"):
+        run(make_config(tmp_path / "r", accumulate=3))
+
+
+def test_folder_is_named_after_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = check(Config, settings(tmp_path, seed=7) | {"out": None}, "test")
+    assert trainer(config).run.out == Path("runs/mlp_digits_z3_s8_7")
+
+
+def test_range_follows_the_model(tmp_path: Path) -> None:
+    t = trainer(make_config(tmp_path / "r", "vanilla", model={"name": "vanilla", "hidden_dims": [4]}))
+    assert t.model.image.range == (-1.0, 1.0)
+    assert t.model.likelihood.activation == "tanh"
+
+
+def test_trackers_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    out = tmp_path / "r"
+    assert run(make_config(out, steps=6, trackers=["wandb"], wandb={"mode": "offline"})) == 0
+    assert list((out / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_config_file_is_plain_yaml(finished: Path) -> None:
+    values = yaml.safe_load((finished / "config.yaml").read_text())
+    assert values["data"]["range"] == [0.0, 1.0] and values["data"]["size"] == 8
+    assert math.isclose(values["lr"], 1e-3)

@@ -1,0 +1,460 @@
+"""Every registered variant keeps the contract, and computes what its paper says."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Normal
+
+from zoo.base import SYMMETRIC, VARIANTS, Batch, ImageSpec
+from zoo.errors import UserError
+from zoo.gaussian import GaussianVAE
+from zoo.models import create, preferred_range
+from zoo.testing import check_variant, random_batch
+from zoo.variants.beta import BetaVAE
+from zoo.variants.conditional import ConditionalVAE
+
+GOLDEN = Path(__file__).parent / "golden"
+NAMES = [entry.name for entry in VARIANTS]
+GAUSSIAN = [entry.name for entry in VARIANTS if issubclass(entry.target, GaussianVAE)]
+
+SMALL: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden_dims": [12]},
+    "conv": {"base_channels": 2},
+    "celeba": {"base_channels": 2},
+    "mnist": {"base_channels": 2, "hidden_dim": 8},
+    "vanilla": {"hidden_dims": [2, 3, 4, 5, 6]},
+    "resnet": {"hidden_dims": [2, 4]},
+}
+ANY_SIZE = ("mlp", "vanilla", "resnet")
+# Data and the nets that take it.
+IMAGES = {
+    "mnist": (ImageSpec(1, 28, 28, classes=10), (*ANY_SIZE, "mnist")),
+    "cifar10": (ImageSpec(3, 32, 32, classes=10), ("conv", "celeba")),
+    "celeba": (ImageSpec(3, 64, 64, SYMMETRIC, attributes=40), ("celeba", "vanilla")),
+    "odd": (ImageSpec(2, 37, 51, attributes=3), ANY_SIZE),
+}
+
+
+def tiny(name: str, image: ImageSpec | None = None, **options: Any) -> GaussianVAE:
+    torch.manual_seed(0)
+    options = {"net": "mlp", "hidden_dims": [16], "latent_dim": 3, "recon": "mse"} | options
+    model = create(name, image or ImageSpec(1, 8, 8, classes=4), **options)
+    assert isinstance(model, GaussianVAE)
+    return model
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_contract_with_default_options(name: str) -> None:
+    check_variant(name)
+
+
+@pytest.mark.parametrize(("data", "net"), [(data, net) for data, (_, nets) in IMAGES.items() for net in nets])
+@pytest.mark.parametrize("name", NAMES)
+def test_contract_on_nets_and_images(name: str, data: str, net: str) -> None:
+    image = IMAGES[data][0]
+    check_variant(name, image, net=net, latent_dim=3, recon="mse" if image.range == SYMMETRIC else "bce", **SMALL[net])
+
+
+@pytest.mark.parametrize("recon", ["mse", "l1", "gaussian"])
+def test_contract_with_every_likelihood(recon: str) -> None:
+    check_variant("mlp", recon=recon, reduction="mean", **SMALL["mlp"])
+
+
+# ---- check_variant itself: each is wrong in one way, and is found out
+
+
+class Tiny(GaussianVAE):
+    def __init__(self, image: ImageSpec, **options: Any) -> None:
+        super().__init__(image, **{"net": "mlp", "latent_dim": 3, "hidden_dims": [16]} | options)
+
+
+class TwoPlayers(Tiny):
+    """Right: an adversarial term, and a critic that learns from latents alone."""
+
+    players = ("vae", "critic")
+
+    def __init__(self, image: ImageSpec, **options: Any) -> None:
+        super().__init__(image, **options)
+        self.critic = nn.Linear(3, 1)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        terms = super().loss(batch)
+        return terms | {"loss": terms["loss"] + self.critic(self.encode(batch.x)[0]).mean()}
+
+    def critic_loss(self, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": self.critic(self(batch.x).z).square().mean()}
+
+
+class UnusedParameter(Tiny):
+    def __init__(self, image: ImageSpec, **options: Any) -> None:
+        super().__init__(image, **options)
+        self.unused = nn.Linear(1, 1)
+
+
+class UnseededModel(Tiny):
+    built = 0
+
+    def __init__(self, image: ImageSpec, **options: Any) -> None:
+        super().__init__(image, **options)
+        UnseededModel.built += 1
+        nn.init.constant_(self.to_mu.bias, self.built)
+
+
+class ReversedOptions(Tiny):
+    def __init__(self, image: ImageSpec, *, hidden_dims: list[int], **options: Any) -> None:
+        hidden_dims.reverse()
+        super().__init__(image, hidden_dims=hidden_dims, **options)
+
+
+class SummedLoss(Tiny):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        terms = super().loss(batch)
+        return terms | {"loss": terms["loss"] * len(batch.x)}
+
+
+class SummedTerm(Tiny):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        terms = super().loss(batch)
+        return terms | {"kl": terms["kl"] * len(batch.x)}
+
+
+class NamelessLoss(Tiny):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        return {"total": super().loss(batch)["loss"]}
+
+
+class NumberTerm(Tiny):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        return super().loss(batch) | {"beta": 1.0}  # type: ignore[dict-item]
+
+
+class TermPerImage(Tiny):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        return super().loss(batch) | {"mu": self.encode(batch.x)[0][:, 0]}
+
+
+class InfiniteAtStart(Tiny):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        terms = super().loss(batch)
+        return terms | {"loss": terms["loss"] / self.progress}
+
+
+class InfiniteGradient(Tiny):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        terms = super().loss(batch)
+        return terms | {"loss": terms["loss"] + (0 * self.to_mu.bias).sum().sqrt()}
+
+
+class CriticSharesEncoder(TwoPlayers):
+    def __init__(self, image: ImageSpec, **options: Any) -> None:
+        super().__init__(image, **options)
+        self.critic = nn.Sequential(self.encoder, nn.Linear(16, 1))
+
+    def critic_loss(self, batch: Batch) -> dict[str, Tensor]:
+        return {"loss": self.critic(batch.x).square().mean()}
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        return GaussianVAE.loss(self, batch)
+
+
+class CriticReachesEncoder(TwoPlayers):
+    def critic_loss(self, batch: Batch) -> dict[str, Tensor]:
+        self.requires_grad_(True)
+        return super().critic_loss(batch)
+
+
+class NarrowSample(Tiny):
+    def sample(self, n: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        return super().sample(n, y, generator)[..., 1:]
+
+
+class UnseededSample(Tiny):
+    def sample(self, n: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        return super().sample(n, y)
+
+
+class ConstantSample(Tiny):
+    def sample(self, n: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        return super().sample(n, y, torch.Generator().manual_seed(0))
+
+
+class OutOfRange(Tiny):
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return self.logits(z, y)
+
+
+class NotANumber(Tiny):
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return super().decode(z, y) * torch.nan
+
+
+class WideLatent(Tiny):
+    def reparameterize(self, mu: Tensor, logvar: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return torch.cat([super().reparameterize(mu, logvar, generator)] * 2, 1)
+
+    def logits(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return super().logits(z[:, :3], y)
+
+
+class NoisyReconstruction(Tiny):
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        return self(x, y).recon
+
+
+class NoNoise(Tiny):
+    def reparameterize(self, mu: Tensor, logvar: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return mu
+
+
+class OneLikelihood(Tiny):
+    def log_likelihood(self, x: Tensor, k: int, y: Tensor | None = None) -> Tensor:
+        return super().log_likelihood(x, k, y).mean()
+
+
+@pytest.mark.parametrize(
+    ("variant", "complaint"),
+    [
+        (UnusedParameter, "unused.weight takes no part in loss"),
+        (UnseededModel, "two models built from one seed"),
+        (SummedLoss, "the term 'loss' is .* for a batch, but"),
+        (SummedTerm, "the term 'kl' is .* for a batch, but"),
+        (NamelessLoss, "without the term 'loss'"),
+        (NumberTerm, "the term 'beta' of loss is a float"),
+        (TermPerImage, r"the term 'mu' of loss has shape \[4\]"),
+        (InfiniteAtStart, "the term 'loss' of loss is inf at progress 0"),
+        (InfiniteGradient, "the gradient of loss in to_mu.bias is not finite"),
+        (CriticSharesEncoder, "encoder.1.weight is also part of 'critic'"),
+        (CriticReachesEncoder, "critic_loss reaches .*, which another player owns"),
+        (NarrowSample, r"sample has shape \[3, 3, 16, 15\], not \[3, 3, 16, 16\]"),
+        (UnseededSample, "sample gives two results for generators of one seed"),
+        (ConstantSample, "sample gives the same images whatever"),
+        (OutOfRange, "decode of a latent far out reaches from -"),
+        (NotANumber, "decode of a latent far out reaches from nan"),
+        (WideLatent, r"forward's z has shape \[4, 6\]"),
+        (NoisyReconstruction, "reconstruct gives two results"),
+        (NoNoise, "generate gives one result"),
+        (OneLikelihood, r"log_likelihood returns shape \[\]"),
+    ],
+)
+def test_check_variant_finds_what_is_wrong(variant: type[GaussianVAE], complaint: str) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        check_variant(variant)
+
+
+def test_check_variant_finds_changed_options() -> None:
+    with pytest.raises(AssertionError, match=r"changed the caller's options from .*\[4, 8\].* to .*\[8, 4\]"):
+        check_variant(ReversedOptions, hidden_dims=[4, 8])
+
+
+def test_check_variant_finds_state_that_is_not_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful(Tiny):
+        def __init__(self, image: ImageSpec) -> None:
+            super().__init__(image)
+            self.seen = 0
+
+        def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+            self.seen += self.training
+            mu, logvar = super().encode(x, y)
+            return mu + self.seen, logvar
+
+    class UnsavedBuffer(Tiny):
+        def __init__(self, image: ImageSpec) -> None:
+            super().__init__(image)
+            self.register_buffer("age", torch.zeros(()), persistent=False)
+
+        def loss(self, batch: Batch) -> dict[str, Tensor]:
+            self.age += 1
+            return super().loss(batch)
+
+    monkeypatch.setattr(VARIANTS, "_entries", dict(VARIANTS._entries))
+    for name, variant, complaint in (
+        ("forgetful", Forgetful, "saved and loaded gives other reconstructions"),
+        ("unsaved", UnsavedBuffer, "buffer age is not saved"),
+    ):
+        VARIANTS.register(name)(variant)
+        with pytest.raises(AssertionError, match=complaint):
+            check_variant(name)
+
+
+def test_check_variant_passes_what_is_right() -> None:
+    check_variant(TwoPlayers)
+    check_variant(SummedLoss, mixes_batch=True)
+
+
+def test_check_variant_leaves_the_callers_random_state_alone() -> None:
+    before = torch.get_rng_state()
+    check_variant(Tiny)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+# ---- formulas
+
+
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_kl_term_equals_monte_carlo(name: str) -> None:
+    model = tiny(name).eval()
+    for head in (model.to_mu, model.to_logvar):
+        nn.init.normal_(head.weight, std=0.7)
+        nn.init.normal_(head.bias, std=1.5)
+    batch = random_batch(model.image, 8)
+    with torch.no_grad():
+        kl = model.loss(batch)["kl"]
+        mu, logvar = model.encode(*batch)
+        z = torch.stack([model.reparameterize(mu, logvar) for _ in range(4000)])
+        log_ratio = Normal(mu, (0.5 * logvar).exp()).log_prob(z) - Normal(0, 1).log_prob(z)  # [4000, 8, 3]
+    assert kl > 1
+    assert kl == pytest.approx(log_ratio.sum(-1).mean().item(), rel=0.02)
+
+
+def beta_at(progress: float, **options: Any) -> float:
+    model = tiny("beta", **options)
+    model.progress.fill_(progress)
+    weight = model.loss(random_batch(model.image))["beta"]
+    assert isinstance(model, BetaVAE) and weight == model.kl_weight()
+    return weight.item()
+
+
+@pytest.mark.parametrize(
+    ("schedule", "progress", "share"),
+    [
+        ("linear", 0, 0),
+        ("linear", 0.1, 0.25),
+        ("linear", 0.4, 1),
+        ("cosine", 0, 0),
+        ("cosine", 0.1, 0.5 - 0.5 * math.cos(math.pi / 4)),
+        ("cosine", 0.2, 0.5),
+        ("cosine", 0.9, 1),
+        ("cyclical", 0, 0),  # with four cycles, each rises over 0.1 of the run
+        ("cyclical", 0.05, 0.5),
+        ("cyclical", 0.1, 1),
+        ("cyclical", 0.24, 1),
+        ("cyclical", 0.25, 0),
+        ("cyclical", 0.825, 0.75),
+        *((schedule, 1, 1) for schedule in ("linear", "cosine", "cyclical")),
+    ],
+)
+def test_beta_schedule(schedule: str, progress: float, share: float) -> None:
+    assert beta_at(progress, beta=6, warmup=0.4, schedule=schedule) == pytest.approx(6 * share, abs=1e-5)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "cyclical"])
+def test_beta_is_never_negative_and_never_too_large(schedule: str) -> None:
+    model = tiny("beta", beta=4, warmup=0.3, schedule=schedule, cycles=3)
+    assert isinstance(model, BetaVAE)
+    weights = []
+    for progress in torch.linspace(0, 1, 501):
+        model.progress.copy_(progress)
+        weights.append(float(model.kl_weight()))
+    assert min(weights) == 0 and max(weights) == pytest.approx(4)
+    assert weights[-1] == pytest.approx(4)
+
+
+@pytest.mark.parametrize("progress", [0, 0.5, 1])
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "cyclical"])
+def test_beta_without_warmup_is_constant(schedule: str, progress: float) -> None:
+    assert beta_at(progress, beta=4, schedule=schedule) == 4
+
+
+def test_beta_weighs_the_kl_and_survives_a_checkpoint() -> None:
+    model, resumed = (tiny("beta", beta=8, warmup=1 / 2) for _ in range(2))
+    model.progress.fill_(0.25)
+    resumed.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        terms = resumed.loss(random_batch(model.image))
+    assert terms["loss"] == pytest.approx((terms["recon"] + 4 * terms["kl"]).item(), rel=1e-6)
+    assert terms["elbo"] == pytest.approx(
+        -(terms["recon"] + terms["kl"] + model.likelihood.constant).item(), rel=1e-6
+    ), "the bound on log p(x) does not depend on beta"
+
+
+@pytest.mark.parametrize(
+    ("image", "labels"),
+    [
+        (ImageSpec(1, 8, 8, classes=3), torch.tensor([0, 1])),
+        (ImageSpec(2, 5, 7, attributes=2), torch.tensor([[0.0, 1.0], [1.0, 1.0]])),
+    ],
+    ids=["classes", "attributes"],
+)
+def test_labels_change_both_ends_of_the_latent(image: ImageSpec, labels: Tensor) -> None:
+    model = tiny("conditional", image).eval()
+    x, z = random_batch(image, 1).x.expand(2, -1, -1, -1), torch.zeros(2, model.latent_dim)
+    for first, second in (model.encode(x, labels)[0], model.decode(z, labels)):
+        assert not torch.allclose(first, second)
+    samples = [model.sample(2, y, torch.Generator().manual_seed(0)) for y in (labels, labels.flip(0))]
+    assert not torch.allclose(*samples)
+    # A label has its effect wherever it stands in the batch.
+    assert torch.allclose(model.encode(x, labels)[0], model.encode(x, labels.flip(0))[0].flip(0), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model, x: model(x),
+        lambda model, x: model.loss(Batch(x)),
+        lambda model, x: model.sample(2),
+        lambda model, x: model.reconstruct(x),
+        lambda model, x: model.log_likelihood(x, 2),
+    ],
+)
+def test_missing_labels_are_one_clear_error(use: Any) -> None:
+    model = tiny("conditional")
+    with pytest.raises(UserError, match="^a conditional VAE needs labels: pass y$"):
+        use(model, random_batch(model.image).x)
+
+
+def test_data_without_labels_is_one_clear_error() -> None:
+    with pytest.raises(UserError, match="ConditionalVAE needs labels, but the data has none"):
+        ConditionalVAE(ImageSpec(1, 8, 8))
+
+
+# ---- golden losses
+
+
+def ten_losses(name: str) -> list[float]:
+    """Train for ten steps on eight fixed images, as the loop does."""
+    options = {"warmup": 0.5} if name == "beta" else {}
+    image = ImageSpec(1, 16, 16, preferred_range(name, options), classes=2)
+    torch.manual_seed(0)
+    model = create(name, image, **options)
+    wave = torch.sin(
+        torch.arange(8 * 256, dtype=torch.float64).view(8, 1, 16, 16) / 7 + torch.arange(8).view(8, 1, 1, 1)
+    )
+    x = (wave if image.range == SYMMETRIC else (wave + 1) / 2).float()
+    batch = Batch(x, torch.arange(8) % 2)
+    optimizers = {player: torch.optim.Adam(model.player_parameters(player)) for player in model.players}
+    losses = []
+    for step in range(10):
+        model.progress.fill_(step / 9)
+        for player, optimizer in optimizers.items():
+            for other in model.players:
+                for parameter in model.player_parameters(other):
+                    parameter.requires_grad_(other == player)
+            loss = (model.loss(batch) if player == "vae" else getattr(model, f"{player}_loss")(batch))["loss"]
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            if player == "vae":
+                losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ten_losses_are_what_they_were(name: str, request: pytest.FixtureRequest) -> None:
+    file = GOLDEN / f"{name}.txt"
+    losses = ten_losses(name)
+    if request.config.getoption("--write-golden"):
+        file.write_text("".join(f"{loss:.9g}\n" for loss in losses))
+    assert file.is_file(), f"no golden losses of {name!r}: run `pytest tests/test_variants.py --write-golden`"
+    golden = [float(line) for line in file.read_text().splitlines()]
+    assert losses == pytest.approx(golden, rel=1e-4)
+    assert len(set(losses)) == 10
+
+
+def test_every_golden_file_has_its_variant() -> None:
+    assert {file.stem for file in GOLDEN.iterdir()} == set(NAMES)
