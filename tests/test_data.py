@@ -26,7 +26,6 @@ from zoo.data import (
     build_data,
     mirror,
     register_dataset,
-    shard_indices,
     step_indices,
     to_float,
 )
@@ -657,12 +656,6 @@ class TestSampler:
             step_indices(100, 10, 0, 0, 0, 3)
         with pytest.raises(ValueError, match="no images"):
             step_indices(0, 10, 0, 0)
-
-    @given(n=st.integers(0, 100), world=st.integers(1, 9))
-    def test_shards_hold_every_index_once_and_are_balanced(self, n: int, world: int) -> None:
-        shards = [shard_indices(n, rank, world) for rank in range(world)]
-        assert torch.cat(shards).tolist() == list(range(n))
-        assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
     @pytest.mark.parametrize("mapped", [False, True])
     def test_batches_are_those_of_the_steps(self, mapped: bool) -> None:

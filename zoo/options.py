@@ -50,7 +50,9 @@ def check_options(owner: str, known: Mapping[str, inspect.Parameter], given: Map
         if name not in known:
             raise UserError(f"{owner} has no option {name!r}.{did_you_mean(name, known)}")
         try:
-            adapter = TypeAdapter(known[name].annotation, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False))
+            adapter = TypeAdapter(
+                known[name].annotation, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
+            )
             checked[name] = adapter.validate_python(value)
         except ValidationError as error:
             message = error.errors()[0]["msg"]

@@ -121,8 +121,7 @@ def _same_definition(a: Entry[Any], b: Entry[Any]) -> bool:
     if a.target is b.target:
         return True
     same_name = a.target.__qualname__ == b.target.__qualname__
-    in_notebook = a.target.__module__ == b.target.__module__ == "__main__"
-    return same_name and (in_notebook or Path(a.file).resolve() == Path(b.file).resolve())
+    return same_name and Path(a.file).resolve() == Path(b.file).resolve()
 
 
 def load_plugin(plugin: str, base: Path | None = None) -> ModuleType:

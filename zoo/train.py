@@ -173,7 +173,7 @@ def _accelerator(config: Config) -> tuple[Accelerator, str]:
         cpu=on_cpu,
         mixed_precision=precision,
         log_with=list(config.trackers) or None,
-        project_dir=str(config.out) if config.out else None,
+        project_dir="runs",  # the run's own folder is known only later: see _start_trackers
         kwargs_handlers=[DistributedDataParallelKwargs()],
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -586,12 +586,17 @@ def _start_trackers(run: Run) -> None:
     config = run.config
     if not config.trackers:
         return
+    started = [str(tracker) for tracker in run.accelerator.log_with]
+    absent = [name for name in config.trackers if name not in started]  # Accelerate would go on without them
+    if absent:
+        raise UserError(f"the tracker {absent[0]!r} is not installed: pip install {absent[0]}, or set trackers=[]")
+    run.accelerator.project_configuration.logging_dir = str(run.out)
     settings = {"name": run.out.name, "dir": str(run.out), "mode": config.wandb.mode}
     flat = {key: value if isinstance(value, int | float | str) else str(value) for key, value in config.dump().items()}
     try:
         run.accelerator.init_trackers(config.wandb.project, flat, {"wandb": settings})
     except Exception as error:  # wandb has many ways to fail, all of which mean that the run would not be tracked
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise UserError(
             f"the trackers {', '.join(config.trackers)} can't start: {reason}; set wandb.mode=offline, or trackers=[]"
         ) from None

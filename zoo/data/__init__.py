@@ -12,7 +12,7 @@ Its keyword-only parameters are options of the config's `data:` section.
 
 from zoo.data.build import Data, build_data
 from zoo.data.pixels import mirror, to_float
-from zoo.data.sampler import batches, shard_indices, step_indices
+from zoo.data.sampler import batches, step_indices
 from zoo.data.source import DATASETS, Images, Source, register_dataset
 
 __all__ = [
@@ -24,7 +24,6 @@ __all__ = [
     "build_data",
     "mirror",
     "register_dataset",
-    "shard_indices",
     "step_indices",
     "to_float",
 ]

@@ -62,14 +62,6 @@ def step_indices(n: int, batch_size: int, seed: int, step: int, rank: int = 0, w
     return torch.cat(pieces)
 
 
-def shard_indices(n: int, rank: int = 0, world: int = 1) -> Tensor:
-    """Return rank `rank`'s share of 0 to n - 1 as int64: contiguous, and of equal length to within one.
-
-    Together the ranks hold every index exactly once: nothing is padded, so no image is evaluated twice.
-    """
-    return torch.arange(n * rank // world, n * (rank + 1) // world)
-
-
 def batches(
     images: Images, batch_size: int, seed: int, start: int, stop: int, rank: int = 0, world: int = 1
 ) -> Generator[tuple[Tensor, Tensor | None], None, None]:
