@@ -6,7 +6,8 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from zoo.config import load_config
-from zoo.train import Trainer, set_up
+from zoo.setup import set_up
+from zoo.train import Trainer
 
 config = load_config(sys.argv[1])
 assert config.out is not None

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate.state import AcceleratorState
 
 from zoo.config import Config, check
-from zoo.train import train
+from zoo.runs import train
 
 PLUGINS = Path(__file__).parent / "plugins"
 ROOT = Path(__file__).parent.parent

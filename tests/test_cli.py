@@ -109,7 +109,10 @@ WRONG = {
     ),
     "bce and range": (["data.range=[-1,1]"], "recon 'bce' needs images in [0, 1]"),
     "range": (["data.range=[0,255]"], "range must be [0, 1] or [-1, 1]"),
-    "size and net": (["model.net=mnist", "data.size=9"], "net 'mnist' needs height and width divisible by 4, not 9 x 9"),
+    "size and net": (
+        ["model.net=mnist", "data.size=9"],
+        "net 'mnist' needs height and width divisible by 4, not 9 x 9",
+    ),
     "both lengths": (["epochs=3", "steps=3"], "set either epochs or steps"),
     "no labels": (["model.name=conditional", "data.name=celeba"], "conditional"),
     "missing data": (["data.name=image_folder", "data.root=nowhere"], "nowhere"),

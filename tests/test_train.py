@@ -20,7 +20,9 @@ from zoo.base import Batch
 from zoo.config import Config, check, load_config
 from zoo.errors import Diverged, UserError
 from zoo.evaluate import evaluate_terms, evaluation_batches
-from zoo.train import Trainer, learning_rate, noise_seed, set_up, train
+from zoo.runs import train
+from zoo.setup import set_up
+from zoo.train import Trainer, learning_rate, noise_seed
 
 PICTURES = ("training_losses", "reconstructions", "generated_samples", "interpolations", "latent_space")
 

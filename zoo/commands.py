@@ -19,7 +19,7 @@ def run_train(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.overrides)
     config.plugins += [str(Path(p).resolve()) if p.endswith(".py") else p for p in arguments.plugin]
-    from zoo.train import train
+    from zoo.runs import train
 
     stopped_by = train(config, arguments.resume, arguments.dry_run)
     return 128 + stopped_by if stopped_by else 0
@@ -27,9 +27,12 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Measure a trained run again and draw its pictures."""
-    from zoo.train import evaluate_run
+    from zoo.runs import evaluate_run
 
-    evaluate_run(arguments.run, arguments.overrides)
+    overrides = arguments.overrides
+    if arguments.inception_weights is not None:
+        overrides = [*overrides, f"benchmark.inception_weights={arguments.inception_weights.resolve()}"]
+    evaluate_run(arguments.run, overrides, arguments.again)
     return 0
 
 

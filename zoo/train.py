@@ -9,20 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-import shlex
 import signal
 import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
 import torch
-import yaml
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -30,29 +26,17 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from zoo.base import BaseVAE, Batch
-from zoo.checkpoint import MODEL_FILE, Checkpoints, load, load_state, save_model
-from zoo.config import Config, load_config
-from zoo.data import Data, batches, build_data, mirror, to_float
+from zoo.checkpoint import MODEL_FILE, Checkpoints, load_state, save_model
+from zoo.config import Config
+from zoo.data import batches, mirror, to_float
 from zoo.errors import Diverged, UserError
 from zoo.evaluate import (
     METRICS_FILE,
     evaluate_terms,
-    provenance,
-    read_results,
-    score,
-    write_pictures,
     write_progress_pictures,
-    write_results,
 )
-from zoo.models import create, preferred_range
-from zoo.registry import load_plugin
+from zoo.setup import Run
 
-# What a resumed run may change: how long it goes on, and what it writes on the way.
-MAY_CHANGE = {
-    *("epochs", "steps", "out", "plugins", "device", "threads", "keep", "trackers", "wandb"),
-    *("log_every", "eval_every", "checkpoint_every", "eval_batch_size", "benchmark"),
-}
-CONFIG_FILE = "config.yaml"
 STOP_CHECK_EVERY = 10  # steps between agreeing, over several processes, on whether to stop
 SECONDS_BETWEEN_PICTURES = 30.0
 
@@ -90,104 +74,6 @@ class Totals:
             return {}
         stacked = torch.stack([total / self.counts[key] for key, total in self.sums.items()])
         return dict(zip(self.sums, accelerator.reduce(stacked, "mean").tolist(), strict=True))
-
-
-@dataclass
-class Run:
-    """Everything a config is turned into."""
-
-    config: Config
-    out: Path
-    data: Data
-    model: BaseVAE
-    accelerator: Accelerator
-    precision: str
-    total_steps: int
-
-    @property
-    def images_per_rank(self) -> int:
-        """Images a process sees in one micro-batch."""
-        return self.config.batch_size // (self.accelerator.num_processes * self.config.accumulate)
-
-    def summary(self) -> str:
-        """Say in a few lines what will be trained, on what, and how."""
-        config, model = self.config, self.model
-        parameters = sum(p.numel() for p in model.parameters())
-        ranks = self.accelerator.num_processes
-        return "\n".join(
-            [
-                f"model   {config.model.name} ({type(model).__name__}), {parameters:,} parameters",
-                f"data    {self.data.describe()}, pixels in [{model.image.range[0]:g}, {model.image.range[1]:g}]",
-                f"steps   {self.total_steps:,} of {config.batch_size} images"
-                f" ({self.total_steps * config.batch_size / len(self.data.train):.4g} epochs)",
-                f"device  {self.accelerator.device.type}, {ranks} process{'es' if ranks > 1 else ''}, "
-                f"{torch.get_num_threads()} threads, precision {self.precision}",
-                f"out     {self.out}",
-            ]
-        )
-
-
-def set_up(config: Config) -> Run:
-    """Turn a config into data, model and accelerator, checking that they go together.
-
-    Raises:
-        UserError: one sentence about the first thing that doesn't.
-    """
-    for plugin in config.plugins:
-        load_plugin(plugin)
-    options = config.model.options
-    pixel_range = config.data.range or preferred_range(config.model.name, options)
-    accelerator, precision = _accelerator(config)
-    ranks = accelerator.num_processes
-    if config.batch_size % (ranks * config.accumulate):
-        raise UserError(
-            f"batch_size {config.batch_size} can't be shared equally by {ranks} processes x {config.accumulate} "
-            f"accumulated micro-batches: make it a multiple of {ranks * config.accumulate}"
-        )
-    with accelerator.main_process_first():  # the first process decodes or downloads, the others find it done
-        data = build_data(config.data)
-    torch.manual_seed(config.seed)
-    model = create(config.model.name, data.spec(pixel_range), **options)
-    config.data.range = pixel_range
-    config.data.size = model.image.height
-    if config.out is None:
-        latent = f"_z{model.latent_dim}" if hasattr(model, "latent_dim") else ""
-        name = f"{config.model.name}_{config.data.name}{latent}_s{model.image.height}_{config.seed}"
-        config.out = Path("runs") / name
-    total = config.steps or math.ceil(config.epochs * len(data.train) / config.batch_size)  # type: ignore[operator]
-    return Run(config, config.out, data, model, accelerator, precision, total)
-
-
-def _accelerator(config: Config) -> tuple[Accelerator, str]:
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is 'cuda', but no CUDA device is available here: set device=auto or device=cpu")
-    if config.device == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device is 'mps', but no Apple GPU is available here: set device=auto or device=cpu")
-    on_cpu = config.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    precision = config.mixed_precision
-    if precision == "auto":
-        precision = "bf16" if has_bf16(on_cpu) else "no"
-    if precision == "fp16" and on_cpu:
-        raise UserError("mixed_precision 'fp16' needs a GPU: set mixed_precision=bf16, auto or no")
-    accelerator = Accelerator(
-        cpu=on_cpu,
-        mixed_precision=precision,
-        log_with=list(config.trackers) or None,
-        project_dir="runs",  # the run's own folder is known only later: see _start_trackers
-        kwargs_handlers=[DistributedDataParallelKwargs()],
-    )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    torch.set_num_threads(config.threads or max(1, cores // ranks_here))  # torchrun would leave each process one
-    return accelerator, precision
-
-
-def has_bf16(on_cpu: bool) -> bool:
-    """Say whether the processor multiplies bfloat16 in hardware."""
-    if on_cpu:
-        capabilities = torch.cpu.get_capabilities()
-        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def noise_seed(seed: int, step: int, player: int, micro: int, rank: int) -> int:
@@ -483,178 +369,3 @@ class Trainer:
 
 def _due(step: int, every: int | None) -> bool:
     return every is not None and step % every == 0
-
-
-def train(config: Config, resume: bool = False, dry_run: bool = False) -> int:
-    """Train a run, evaluate it, and leave its folder.
-
-    Args:
-        config: From `load_config`; its open ends (out, data.range, data.size) are filled in.
-        resume: Go on from the run's newest checkpoint, if it has one.
-        dry_run: Take two steps, print the summary, and write nothing.
-
-    Returns:
-        0, or the signal that ended training early.
-
-    Raises:
-        UserError: if the config can't be run, or the folder holds another run.
-        Diverged: if the loss stops being finite.
-    """
-    run = set_up(config)
-    accelerator, main = run.accelerator, run.accelerator.is_main_process
-    if dry_run:
-        return _dry_run(run)
-    _check_folder(run, resume)
-    accelerator.wait_for_everyone()
-    if main:
-        run.out.mkdir(parents=True, exist_ok=True)
-        (run.out / CONFIG_FILE).write_text(yaml.safe_dump(config.dump(), sort_keys=False))
-        print(run.summary(), flush=True)
-    trainer = Trainer(run)
-    resumed = resume and trainer.resume()
-    if main:
-        _truncate_metrics(run.out, trainer.step)
-        if resume:
-            print(f"resumed at step {trainer.step:,}" if resumed else "no checkpoint yet: starting from the beginning")
-    _start_trackers(run)
-    stopped_by = trainer.fit()
-    if stopped_by:
-        if main:
-            again = command() if "--resume" in sys.argv else f"{command()} --resume"
-            print(f"stopped at step {trainer.step:,}, checkpoint written; to go on: {again}", flush=True)
-    else:
-        finish(run, trainer)
-    accelerator.end_training()  # closes the trackers and the process group
-    return stopped_by
-
-
-def _dry_run(run: Run) -> int:
-    if run.accelerator.is_main_process:
-        print(run.summary(), flush=True)
-    trainer = Trainer(run)
-    stream = batches(
-        run.data.train,
-        run.config.batch_size,
-        run.config.seed,
-        0,
-        2,
-        run.accelerator.process_index,
-        run.accelerator.num_processes,
-    )
-    for images, labels in stream:
-        trainer.model.train()
-        trainer._take_step(images, labels)
-        trainer.step += 1
-    loss = trainer.window.means(run.accelerator)["loss"]
-    if run.accelerator.is_main_process:
-        print(f"dry run: two steps taken, mean loss {loss:.6g}; nothing written")
-    return 0
-
-
-def _check_folder(run: Run, resume: bool) -> None:
-    file = run.out / CONFIG_FILE
-    if not file.is_file():
-        return
-    if not resume:
-        raise UserError(f"{run.out} already holds a run: add --resume to go on with it, or choose another out=")
-    before, now = yaml.safe_load(file.read_text()), run.config.dump()
-    changed = [key for key in now if key not in MAY_CHANGE and now[key] != before.get(key)]
-    if changed:
-        key = changed[0]
-        raise UserError(
-            f"{run.out} can't be resumed with another {key}: it was {before.get(key)} and is now {now[key]}; "
-            "choose another out= for a new run"
-        )
-
-
-def _truncate_metrics(out: Path, step: int) -> None:
-    """Drop the rows that lie after `step`: a run that was killed wrote them, and the resumed one will again."""
-    path = out / METRICS_FILE
-    if path.is_file():
-        rows = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-        path.write_text("".join(f"{row}\n" for row in rows))
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except ValueError:  # the killed process was in the middle of a line
-        return math.inf
-
-
-def _start_trackers(run: Run) -> None:
-    config = run.config
-    if not config.trackers:
-        return
-    started = [str(tracker) for tracker in run.accelerator.log_with]
-    absent = [name for name in config.trackers if name not in started]  # Accelerate would go on without them
-    if absent:
-        raise UserError(f"the tracker {absent[0]!r} is not installed: pip install {absent[0]}, or set trackers=[]")
-    run.accelerator.project_configuration.logging_dir = str(run.out)
-    settings = {"name": run.out.name, "dir": str(run.out), "mode": config.wandb.mode}
-    flat = {key: value if isinstance(value, int | float | str) else str(value) for key, value in config.dump().items()}
-    try:
-        run.accelerator.init_trackers(config.wandb.project, flat, {"wandb": settings})
-    except Exception as error:  # wandb has many ways to fail, all of which mean that the run would not be tracked
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise UserError(
-            f"the trackers {', '.join(config.trackers)} can't start: {reason}; set wandb.mode=offline, or trackers=[]"
-        ) from None
-
-
-def finish(run: Run, trainer: Trainer) -> None:
-    """Save the final weights, measure them on the test split, and draw the pictures."""
-    model, config, main = trainer.evaluated, run.config, run.accelerator.is_main_process
-    if main:
-        save_model(run.out / MODEL_FILE, model, config.model, config.plugins)
-    metrics = score(model, run.data, config, run.accelerator)
-    if not main:
-        return
-    results = provenance(config, model) | {
-        "steps": trainer.step,
-        "epochs": trainer.step * config.batch_size / len(run.data.train),
-        "batch_size": config.batch_size,
-        "weights": "final" if trainer.average is None else "final, averaged (ema)",
-        "data": run.data.describe(),
-        "device": run.accelerator.device.type,
-        "processes": run.accelerator.num_processes,
-        "precision": run.precision,
-        "images_per_second": trainer.images_done / trainer.train_seconds if trainer.train_seconds else None,
-        "command": command(),
-        "metrics": metrics,
-    }
-    write_results(run.out, results)
-    write_pictures(model, run.data, run.out)
-    print(report(run.out))
-
-
-def evaluate_run(out: Path, overrides: list[str]) -> None:
-    """Measure a trained run again, as training does at its end.
-
-    Raises:
-        UserError: if the folder holds no run.
-    """
-    if not (out / CONFIG_FILE).is_file():
-        raise UserError(f"{out} holds no run: there is no {CONFIG_FILE} in it")
-    config = load_config(out / CONFIG_FILE, overrides)
-    accelerator, _ = _accelerator(config)
-    model = load(out, accelerator.device)
-    data = build_data(config.data)
-    metrics = score(model, data, config, accelerator)
-    if accelerator.is_main_process:
-        write_results(out, provenance(config, model) | {"metrics": metrics})
-        write_pictures(model, data, out)
-        print(report(out))
-
-
-def report(out: Path) -> str:
-    """Say in a few lines what a run's `results.json` holds."""
-    rows = read_results(out)["metrics"]
-    width = max(len(name) for name in rows)
-    lines = [f"  {name:<{width}}  {row['value']:.6g} {row['unit']}" for name, row in rows.items()]
-    return "\n".join([f"on {next(iter(rows.values()))['n']:,} test images:", *lines, f"pictures and results in {out}"])
-
-
-def command() -> str:
-    """Return the command line that started this process, as it would be typed."""
-    return shlex.join(["python", *sys.argv])
