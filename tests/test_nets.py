@@ -186,7 +186,7 @@ def test_only_resnet_needs_no_synchronised_batch_statistics() -> None:
 
 
 def test_labels_as_vectors() -> None:
-    classes = label_vector(torch.tensor([2, 0]), ImageSpec(1, 4, 4, classes=3))
-    assert torch.equal(classes, torch.tensor([[0.0, 0, 1], [1, 0, 0]]))
+    classes = label_vector(torch.tensor([1, 0]), ImageSpec(1, 4, 4, classes=3))
+    assert torch.equal(classes, torch.tensor([[0.0, 1, 0], [1, 0, 0]]))
     attributes = label_vector(torch.tensor([[1, 0]], dtype=torch.uint8), ImageSpec(1, 4, 4, attributes=2))
     assert torch.equal(attributes, torch.tensor([[1.0, 0.0]]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,12 +27,15 @@ class MyVAE(GaussianVAE):
 
 
 @pytest.fixture(autouse=True)
-def leave_no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def leave_no_trace(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     assert "plain" not in VARIANTS  # the built-in variants are imported
     monkeypatch.setattr(VARIANTS, "_entries", dict(VARIANTS._entries))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
+    before = set(sys.modules)
+    yield
+    for module in set(sys.modules) - before:
+        del sys.modules[module]
 
 
 @pytest.fixture

@@ -18,7 +18,9 @@ def run_train(arguments: argparse.Namespace) -> int:
     from zoo.config import load_config
 
     config = load_config(arguments.config, arguments.overrides)
-    config.plugins += [str(Path(p).resolve()) if p.endswith(".py") else p for p in arguments.plugin]
+    # The run must be found again from any folder; paths in a config file are absolute already.
+    named = [*config.plugins, *arguments.plugin]
+    config.plugins = [str(Path(p).resolve()) if p.endswith(".py") else p for p in named]
     from zoo.runs import train
 
     stopped_by = train(config, arguments.resume, arguments.dry_run)

@@ -139,7 +139,10 @@ class Trainer:
         assert accelerator.ddp_handler is not None
         # A player's turn leaves the other players' parameters without a gradient.
         accelerator.ddp_handler.find_unused_parameters = len(self.model.players) > 1
-        self.parameters = {player: self.model.player_parameters(player) for player in self.model.players}
+        self.parameters = {
+            player: [p for p in self.model.player_parameters(player) if p.requires_grad]  # frozen parts stay frozen
+            for player in self.model.players
+        }
         optimizers = [make_optimizer(self.config, parameters) for parameters in self.parameters.values()]
         self.train_step, *prepared = accelerator.prepare(TrainStep(self.model), *optimizers)
         self.optimizers: dict[str, AcceleratedOptimizer] = dict(zip(self.model.players, prepared, strict=True))
@@ -308,14 +311,15 @@ class Trainer:
             return
         with (self.run.out / METRICS_FILE).open("a") as file:
             file.write(json.dumps(row) + "\n")
-        speed = f"{row['images_per_second']:.0f}"
+        speed = f"{row['images_per_second']:,.0f} images/s"
         if "train/loss" in row:
-            bar.set_postfix(loss=f"{row['train/loss']:.5g}", images_s=speed)
-        if bar.disable:  # no terminal: lines instead of a bar
+            bar.set_postfix_str(f"loss {row['train/loss']:.6g}, {speed}")
+        if bar.disable or "val/loss" in row:  # a bar moves; lines stay
             shown = {"loss": "train/loss", "epoch_loss": "train/epoch_loss", "val_loss": "val/loss"}
             numbers = [f"{name} {row[key]:.6g}" for name, key in shown.items() if key in row]
             where = f"step {self.step:,}/{self.run.total_steps:,}  epoch {row['epoch']:.4g}"
-            print("  ".join([where, *numbers, f"{speed} images/s"]), flush=True)
+            bar.write("  ".join([where, *numbers, speed]))
+            sys.stdout.flush()
 
     def _save(self, best: bool) -> None:
         # The epoch's sums are a collective, so every rank takes part before the main process writes.
