@@ -52,6 +52,7 @@ class Results(BaseModel):
     processes: int = 1
     precision: str = "unknown"
     command: str = ""
+    benchmarked: dict[str, str] = {}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,179 @@
+"""Published numbers: that they are what the sources print, and that only equal protocols are ever compared."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks import reference
+from benchmarks.reference import Metric, Results, Run, Table, compare_all, load_references, read_run, unmet
+from zoo.config import check
+from zoo.errors import UserError
+
+EPOCHS = [163.2387, 120.6043, 114.2044, 111.3464, 109.6627]
+
+
+def mnist_config(**changes: Any) -> dict[str, Any]:
+    return {
+        "model": {"name": "mlp"},
+        "data": {"name": "mnist", "val_from": "test", "limit": None, "flip": False},
+        "optimizer": {"name": "adam", "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0},
+        **{"batch_size": 128, "lr": 0.001, "lr_schedule": "constant", "lr_warmup": 0, "clip": None, "epochs": 5.0},
+    } | changes
+
+
+def write_run(folder: Path, losses: list[float] = EPOCHS, config: dict[str, Any] | None = None, **changes: Any) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(config or mnist_config()))
+    results = {"variant": "mlp", "dataset": "mnist", "image": [1, 28, 28], "seed": 0, "config_hash": "abc"}
+    results |= {"precision": "no", "metrics": {"elbo": {"value": -108.0, "unit": "nats", "n": 5000, "split": "test"}}}
+    (folder / "results.json").write_text(json.dumps(results | changes))
+    rows = [row for i, loss in enumerate(losses, 1) for row in ({"step": i}, {"step": i, "train/epoch_loss": loss})]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_the_file_holds_what_the_sources_print() -> None:
+    found = {
+        (r.table.source.split(",")[0], r.table.metric, r.table.dataset, r.variant, r.values) for r in load_references()
+    }
+    for row in (
+        ("source documents", "train/epoch_loss", "mnist", "mlp", tuple(EPOCHS)),
+        ("Burda et al. 2016", "nll_dynamic", "mnist", "iwae", (84.78,)),
+        ("Ghosh et al. 2020", "fid@gmm10", "mnist", "rae_l2", (8.69,)),
+        ("Ghosh et al. 2020", "fid", "celeba", "vae", (48.12,)),
+        ("Ghosh et al. 2020", "rfid", "cifar10", "wae", (35.97,)),
+        ("Child 2021", "bits_per_dim", "cifar10", "vdvae", (2.87,)),
+        ("CFASL (arXiv:2401.08897)", "mig", "dsprites", "beta_tc", (0.2395,)),
+    ):
+        assert row in found
+    assert len(found) > 140
+
+
+def test_a_table_is_compared_with_conditions_and_tolerance_or_not_at_all() -> None:
+    head = {"source": "s", "metric": "fid", "unit": "", "dataset": "d", "protocol": "p", "values": {"v": 1.0}}
+    for half in ({"tolerance": 0.1, "conditions": None}, {"tolerance": None, "conditions": {"lr": 1}}):
+        with pytest.raises(UserError, match="both tolerance and conditions"):
+            check(Table, head | half, "t")
+    with pytest.raises(UserError, match="both tolerance and conditions"):
+        check(Table, head | {"tolerance": 0.1, "conditions": {}}, "t")
+
+
+@pytest.mark.parametrize(("factor", "code"), [(1.0, 0), (1.0149, 0), (0.9851, 0), (1.0151, 1), (0.98, 1)])
+def test_one_epoch_outside_the_tolerance_is_outside(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], factor: float, code: int
+) -> None:
+    run = write_run(tmp_path / "run", [*EPOCHS[:3], EPOCHS[3] * factor, EPOCHS[4]])
+    assert reference.main([str(run)]) == code
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split() == ["epoch", "published", "ours", "difference"]
+    fourth = ["4", "111.3464", f"{EPOCHS[3] * factor:.4f}", f"{100 * (factor - 1):+.2f}", "%"]
+    assert lines[6].split() == [*fourth, "outside" if code else "within"]
+    assert lines[-1] == ("outside" if code else "within") + " the tolerance of 1.5 %"
+
+
+def test_later_epochs_do_not_count(tmp_path: Path) -> None:
+    assert reference.main([str(write_run(tmp_path / "run", [*EPOCHS, 1.0]))]) == 0
+
+
+@pytest.mark.parametrize(
+    ("config", "results", "named"),
+    [
+        ({"batch_size": 64}, {}, "batch_size 128, and the run has 64"),
+        ({"model": {"name": "mlp", "latent_dim": 8}}, {}, "model.latent_dim 20, and the run has 8"),
+        ({"model": {"name": "mlp", "recon": "mse"}}, {}, "model.recon bce, and the run has mse"),
+        ({"data": {"name": "mnist", "val_from": "train"}}, {}, "data.val_from test, and the run has train"),
+        ({}, {"image": [1, 32, 32]}, r"results.image \[1, 28, 28\], and the run has \[1, 32, 32\]"),
+        ({}, {"precision": "bf16"}, "results.precision no, and the run has bf16"),
+    ],
+)
+def test_another_protocol_is_never_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], config: dict[str, Any], results: dict[str, Any], named: str
+) -> None:
+    folder = write_run(tmp_path / "run", config=mnist_config(**config), **results)
+    assert compare_all(load_references(), [read_run(folder)]) == []
+    assert reference.main([str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert re.search(named, error) and error.count("\n") == 1
+
+
+def test_an_explicit_default_is_the_default(tmp_path: Path) -> None:
+    config = mnist_config(model={"name": "mlp", "latent_dim": 20, "hidden_dims": [400], "recon": "bce"})
+    assert reference.main([str(write_run(tmp_path / "run", config=config))]) == 0
+
+
+def test_too_few_epochs_and_unknown_rows_stay_blank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = write_run(tmp_path / "short", EPOCHS[:3])
+    assert compare_all(load_references(), [read_run(short)]) == []
+    assert reference.main([str(short)]) == 2
+    assert "it has not all of the 5 values of train/epoch_loss" in capsys.readouterr().err
+    assert reference.main([str(write_run(tmp_path / "other", variant="odd"))]) == 2
+    assert "nothing is published for odd on mnist" in capsys.readouterr().err
+
+
+def test_seeds_are_averaged_before_they_are_held_against_a_number(tmp_path: Path) -> None:
+    runs = [read_run(write_run(tmp_path / str(f), [f * e for e in EPOCHS], seed=i)) for i, f in enumerate((0.97, 1.02))]
+    (comparison,) = compare_all(load_references(), runs)
+    assert comparison.within and comparison.worst == pytest.approx(-0.005)
+    assert [c.within for run in runs for c in compare_all(load_references(), [run])] == [False, False]
+
+
+def test_a_score_is_compared_only_under_its_own_protocol() -> None:
+    table = check(
+        Table,
+        {
+            **{"source": "s", "metric": "fid", "unit": "", "dataset": "d", "protocol": "p", "tolerance": 0.1},
+            **{"conditions": {"score": {"n": 10, "sampler": "prior"}, "model.net": "rae"}, "values": {"v": 20.0}},
+        },
+        "t",
+    )
+    published = reference.Reference("v", (20.0,), table)
+
+    def run(**changes: Any) -> Run:
+        score = Metric(**{"value": 21.9, "n": 10, "sampler": "prior"} | changes)
+        results = Results(variant="v", dataset="d", image=(1, 2, 2), seed=0, config_hash="h", metrics={"fid": score})
+        return Run(Path(), results, {"model.net": "rae"})
+
+    (comparison,) = compare_all([published], [run()])
+    assert comparison.within and str(comparison) == "fid +9.50 %, within 10 % of s"
+    assert not compare_all([published], [run(value=22.1)])[0].within
+    for other in ({"n": 20}, {"sampler": "gmm10"}, {"unit": "nats"}):
+        assert compare_all([published], [run(**other)]) == []
+    assert unmet(published, Run(Path(), run().results, {})) == "it needs model.net rae, and the run has no such setting"
+
+
+def test_facts_are_never_compared() -> None:
+    facts = [r for r in load_references() if r.table.conditions is None]
+    assert len(facts) > 80
+    for fact in facts:
+        score = Metric(value=fact.values[0], unit=fact.table.unit)
+        dataset, metric = fact.table.dataset, fact.table.metric
+        results = Results(
+            variant=fact.variant, dataset=dataset, image=(1, 1, 1), seed=0, config_hash="h", metrics={metric: score}
+        )
+        assert compare_all([fact], [Run(Path(), results, {})]) == []
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda run: (run / "results.json").unlink(), "is no finished run"),
+        (lambda run: (run / "results.json").write_text('{"variant": "ml'), "is cut off or not JSON"),
+        (lambda run: (run / "results.json").write_text('{"variant": "mlp"}'), "'dataset' is missing"),
+        (lambda run: (run / "config.yaml").unlink(), "there is no config.yaml in it"),
+        (lambda run: (run / "config.yaml").write_text("mod"), "is cut off: it names no model"),
+    ],
+)
+def test_a_run_that_is_half_written_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], break_it: Any, said: str
+) -> None:
+    run = write_run(tmp_path / "run")
+    break_it(run)
+    assert reference.main([str(run)]) == 2
+    error = capsys.readouterr().err
+    assert said in error and str(run) in error and error.count("\n") == 1
