@@ -62,6 +62,11 @@ class Subject:
     cache: Path
     memo: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def given(self) -> str:
+        """What a protocol must add where the model is told the label: its numbers compare with their like alone."""
+        return "; given the label" if self.model.needs_labels else ""
+
     def batches(self, split: Images, batch_size: int | None = None) -> Iterator[tuple[int, Batch]]:
         """Yield this rank's (number, batch) of a split, in the model's range; see `zoo.evaluate.evaluation_batches`."""
         size = batch_size or self.config.eval_batch_size

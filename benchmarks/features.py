@@ -9,7 +9,8 @@ An extractor is any `nn.Module`, registered as its class or as a function that r
         def forward(self, images): ...                            # [B, C, H, W] in [0, 1] -> [B, 64]
 
 Images come as a PNG would hold them, rounded to 8 bits. A factory with the keyword `inception_weights` is given the
-config's. Every rank works on its own batches, and all of them end up with all features.
+config's. Every rank works on its own batches, and all of them end up with all features. Those of reference images are
+kept on the disk under a digest of the images, the weights and `protocol`: a changed network needs another `protocol`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,8 +63,9 @@ class Inception(nn.Module):
     Args:
         inception_weights: Its weight file, by either published name; None: found by `inception_file`.
         resize: How images get to 299 pixels, always bilinear and without antialiasing: "tensorflow" as TensorFlow 1,
-            torch-fidelity and clean torchmetrics do it (pixel corners aligned to 0, bytes scaled by (x - 128) / 128),
-            "pytorch_fid" by pixel centres and (x - 127.5) / 127.5. The two differ by about 1 % of a FID at 32 pixels.
+            torch-fidelity and torchmetrics (`antialias=False`) do it, pixels by their corners and (x - 128) / 128;
+            "pytorch_fid" as that package does it, pixels by their centres and (x - 127.5) / 127.5. At 32 pixels the two
+            can differ by a hundredth of the distance.
 
     Raises:
         UserError: if there is no weight file, or it holds something else.
@@ -74,7 +77,10 @@ class Inception(nn.Module):
         self, *, inception_weights: Path | None = None, resize: Literal["tensorflow", "pytorch_fid"] = "tensorflow"
     ) -> None:
         super().__init__()
-        from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d, FeatureExtractorInceptionV3
+        from torch_fidelity.feature_extractor_inceptionv3 import (  # type: ignore[import-untyped]
+            BasicConv2d,
+            FeatureExtractorInceptionV3,
+        )
 
         path = inception_file(inception_weights)
         try:
@@ -86,16 +92,19 @@ class Inception(nn.Module):
                 f"{path} does not hold the weights of the 2015 Inception ({reason}): get them from {INCEPTION_URL}"
             ) from None
         for block in [module for module in net.modules() if isinstance(module, BasicConv2d)]:
-            block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()  # type: ignore[assignment]
+            block.conv, block.bn = fuse_conv_bn_eval(block.conv, block.bn), nn.Identity()
         *layers, self.classifier = net.children()
         self.layers = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         self.resize = resize
+        self.digest = hashlib.sha256(path.read_bytes()).hexdigest()[:8]  # 6726825d, as the file's name has it
         how = "as TensorFlow 1" if resize == "tensorflow" else "as pytorch-fid"
         self.protocol = f"2015 Inception, last pooling layer, resized to 299 px bilinear {how}, no antialiasing"
 
     def forward(self, images: Tensor) -> Tensor:
         """Map `[B, 1 or 3, H, W]` in [0, 1] to `[B, 2048]`; grey images are shown in all three channels."""
-        from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+        from torch_fidelity.interpolate_compat_tensorflow import (  # type: ignore[import-untyped]
+            interpolate_bilinear_2d_like_tensorflow1x,
+        )
 
         if images.shape[1] not in (1, 3):
             raise UserError(f"the Inception network takes images of 1 or 3 channels, not {images.shape[1]}")
@@ -188,7 +197,7 @@ class Extractor:
     Attributes:
         name: As registered.
         module: In evaluation mode, on the model's device.
-        digest: Of its weights.
+        digest: Of its weights: those of its attribute `digest`, if it has one.
     """
 
     name: str
@@ -225,12 +234,9 @@ def load_extractor(subject: Subject, name: str) -> Extractor:
         if "inception_weights" in signature_options(entry.target):
             options["inception_weights"] = subject.config.benchmark.inception_weights
         module = entry.target(**options).eval().requires_grad_(False).to(subject.model.device)
-        digest = hashlib.blake2b(digest_size=4)
-        for tensor in module.state_dict().values():
-            digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return Extractor(name, module, digest.hexdigest())
+        return Extractor(name, module, getattr(module, "digest", None) or _digest(module))
 
-    return samplers.once(subject, ("extractor", name), build)
+    return samplers.once(subject, f"extractor {name}", build)
 
 
 def reference_features(subject: Subject, extractor: Extractor) -> Tensor:
@@ -250,7 +256,7 @@ def reference_features(subject: Subject, extractor: Extractor) -> Tensor:
         for positions in torch.arange(len(split)).split(1000):
             digest.update(split.batch(positions)[0].contiguous().numpy().tobytes())
         what = f"{subject.data.name}_test_{channels}x{height}x{width}_n{len(split)}_{extractor.name}"
-        path = subject.cache / f"{re.sub(r'[^\w.-]', '-', what)}_{digest.hexdigest()}.safetensors"
+        path = subject.cache / (re.sub(r"[^\w.-]", "-", what) + f"_{digest.hexdigest()}.safetensors")
         cached = _read(path)
         if all(gather_object([cached is not None])):
             return cast(Tensor, cached)
@@ -262,7 +268,7 @@ def reference_features(subject: Subject, extractor: Extractor) -> Tensor:
             os.replace(partial, path)
         return features
 
-    return samplers.once(subject, ("reference", extractor.name), compute)
+    return samplers.once(subject, f"reference features {extractor.name}", compute)
 
 
 def sample_features(subject: Subject, extractor: Extractor, sampler: str) -> Tensor:
@@ -271,7 +277,7 @@ def sample_features(subject: Subject, extractor: Extractor, sampler: str) -> Ten
     def compute() -> Tensor:
         return _gather(subject, extractor, samplers.sample_batches(subject, sampler, subject.config.benchmark.n, BATCH))
 
-    return samplers.once(subject, ("samples", sampler, extractor.name), compute)
+    return samplers.once(subject, f"sample features {sampler} {extractor.name}", compute)
 
 
 def reconstruction_features(subject: Subject, extractor: Extractor) -> Tensor:
@@ -289,7 +295,7 @@ def reconstruction_features(subject: Subject, extractor: Extractor) -> Tensor:
         )
         return _gather(subject, extractor, images)
 
-    return samplers.once(subject, ("reconstructions", extractor.name), compute)
+    return samplers.once(subject, f"reconstruction features {extractor.name}", compute)
 
 
 def sampled(subject: Subject, extractor: Extractor) -> Iterator[tuple[str, Tensor]]:
@@ -306,7 +312,9 @@ def sampled(subject: Subject, extractor: Extractor) -> Iterator[tuple[str, Tenso
             features = sample_features(subject, extractor, sampler)
         except UserError as error:
             failed.append(error)
-            samplers.once(subject, ("left out", sampler), lambda error=error: subject.accelerator.print(f"warning: {error}"))
+            if f"warned {sampler}" not in subject.memo:
+                subject.memo[f"warned {sampler}"] = True
+                subject.accelerator.print(f"warning: without samples from {sampler!r}: {error}", file=sys.stderr)
         else:
             yield sampler, features
     if len(failed) == len(subject.config.benchmark.samplers):
@@ -326,11 +334,11 @@ def sample_score(
         how: What the metric adds to the protocol.
         higher_is_better: Which way is up.
     """
-    n, references = subject.config.benchmark.n, len(reference_features(subject, extractor))
+    n = subject.config.benchmark.n
+    references = min(n, len(subject.data.test))
     about = samplers.SAMPLERS.lookup(sampler).about
-    protocol = (
-        f"{how}; {extractor.protocol}; {n} samples from {sampler} ({about}) against the first {references} test images"
-    )
+    drawn = f"{n} samples from {sampler} ({about}) against the first {references} test images"
+    protocol = f"{how}; {extractor.protocol}; {drawn}"
     return Score(value, "", higher_is_better, protocol, n, "test", sampler)
 
 
@@ -345,10 +353,17 @@ def _test_images(subject: Subject, split: Images) -> Iterator[tuple[int, Tensor]
 
 @torch.no_grad()
 def _gather(subject: Subject, extractor: Extractor, images: Iterable[tuple[int, Tensor]]) -> Tensor:
-    features = subject.gather({number: extractor(batch) for number, batch in images}).clone()
+    features = subject.gather({number: extractor(batch) for number, batch in images})
     if not features.isfinite().all():
         raise UserError(f"some images or their features ({extractor.name}) are not numbers: the model has diverged")
     return features
+
+
+def _digest(module: nn.Module) -> str:
+    digest = hashlib.blake2b(digest_size=4)
+    for tensor in module.state_dict().values():
+        digest.update(tensor.cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> Tensor | None:

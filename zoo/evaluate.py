@@ -93,14 +93,23 @@ def score(model: BaseVAE, data: Data, config: Config, accelerator: Accelerator) 
         Metric names, each with value, unit, split, number of images and, where one is needed, its protocol.
     """
     terms = evaluate_terms(model, data.test, accelerator, config.eval_batch_size, psnr=True)
+    low, high = model.image.range
+    given = ", given the label" if model.needs_labels else ""
+    pixels = f"pixels in [{low:g}, {high:g}]{given}"
     protocols = {
-        "elbo": "one posterior sample per image, all constants of the likelihood included",
-        "psnr": "mean over images, posterior mean reconstruction, pixels in [0, 1]",
+        "psnr": f"mean over images, reconstruction from the posterior mean, pixels in [0, 1]{given}",
+        "elbo": f"{pixels}; one posterior sample per image; all constants of the likelihood included",
     }
     rows = {}
     for name, value in terms.items():
-        row = {"value": value, "unit": UNITS.get(name, ""), "split": "test", "n": len(data.test)}
-        rows[name] = row | ({"protocol": protocols[name]} if name in protocols else {})
+        protocol = protocols.get(name, f"{pixels}; one posterior sample per image; as the training loss has it")
+        rows[name] = {
+            "value": value,
+            "unit": UNITS.get(name, ""),
+            "split": "test",
+            "n": len(data.test),
+            "protocol": protocol,
+        }
     return rows
 
 

@@ -76,7 +76,7 @@ def elbo(subject: Subject, *, binarise: Binarise = "no") -> dict[str, Score]:
     """
     split, protocol = _images(subject, binarise)
     bound, kl = elbo_and_kl(subject, split)
-    protocol += "; one posterior sample per image; all constants of the likelihood included"
+    protocol += f"{subject.given}; one posterior sample per image; all constants of the likelihood included"
     rows = {
         "elbo": Score(bound, "nats", True, protocol, len(split)),
         "distortion": Score(-bound - kl, "nats", False, f"{protocol}; -elbo - rate", len(split)),
@@ -127,7 +127,7 @@ def nll(subject: Subject, *, k: PositiveInt = 1000, binarise: Binarise = "no") -
     nats = subject.gather(parts).double().mean().item()
 
     image = subject.model.image
-    protocol += f"; {k} importance samples from q(z|x)"
+    protocol += f"{subject.given}; {k} importance samples from q(z|x)"
     spacing, unit = 1.0, "; nats / (pixels ln 2)"
     if _likelihood(subject).kind != "bce":
         low, high = image.range

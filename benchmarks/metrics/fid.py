@@ -1,0 +1,76 @@
+"""Fréchet distance between two sets of images: FID over the 2015 Inception. Heusel et al. 2017, arXiv:1706.08500.
+
+    d^2 = |m - m'|^2 + Tr(C + C' - 2 (C C')^(1/2))
+
+where m and C are mean and covariance of the images' features. Over any other network it is called `fd_<network>`.
+It is biased upward by about 1/N, so that only distances of the same N can be compared.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from benchmarks import features
+from benchmarks.core import Score, Subject, register_metric
+from zoo.errors import UserError
+
+
+@register_metric("fid", "Fréchet distance of samples to test images, over 2015 Inception features")
+@register_metric("fd_lenet", "the same over the features of the zoo's own digit classifier", extractor="lenet")
+def fid(subject: Subject, *, extractor: str = "inception") -> dict[str, Score]:
+    """Score the samples of each of `benchmark.samplers`.
+
+    Args:
+        subject: The model.
+        extractor: What images are compared by; the result is called `fid` over Inception, or else `fd_<extractor>`.
+    """
+    network = features.load_extractor(subject, extractor)
+    real = features.reference_features(subject, network)
+    scores = {}
+    for sampler, fake in features.sampled(subject, network):
+        value = frechet_distance(real, fake)
+        row = network.row("fid", "fd", sampler)
+        scores[row] = features.sample_score(subject, network, sampler, value, protocol(real, fake), False)
+    return scores
+
+
+def protocol(real: Tensor, fake: Tensor) -> str:
+    """Name the distance, and say if there are too few images for a covariance of full rank."""
+    n, dim = min(len(real), len(fake)), real.shape[1]
+    return "Fréchet distance" + (f", covariances singular ({n} images, {dim} features)" if n <= dim else "")
+
+
+def frechet_distance(real: Tensor, fake: Tensor) -> float:
+    """Compute the squared Fréchet distance of two Gaussians fitted to features, in double precision.
+
+    With A and B the centred features over sqrt(N - 1), (C C')^(1/2) has the trace of the singular values of A B^T: a
+    small matrix for few images, where torchmetrics takes eigenvalues of the unsymmetric F x F product C C', which is
+    seven times as slow at F = 2048, and slower than the features of 30 images on the same processor.
+
+    Args:
+        real: `[N, F]`.
+        fake: `[M, F]`.
+
+    Returns:
+        At least 0, in squared units of the features.
+
+    Raises:
+        UserError: for a set of fewer than two images, which has no covariance.
+    """
+    if min(len(real), len(fake)) < 2:
+        raise UserError(
+            f"a Fréchet distance needs two images on each side, not {len(fake)} and {len(real)}: raise benchmark.n"
+        )
+    real, fake = real.double(), fake.double()
+    a, b = (_root(x - x.mean(0)) for x in (real, fake))
+    product = a @ b.T
+    cross = torch.linalg.eigvalsh(product @ product.T).clamp(min=0).sqrt().sum()
+    distance = (real.mean(0) - fake.mean(0)).square().sum() + a.square().sum() + b.square().sum() - 2 * cross
+    return max(0.0, distance.item())
+
+
+def _root(centred: Tensor) -> Tensor:
+    """Return R `[min(N, F), F]` with R^T R the covariance."""
+    scaled = centred / (len(centred) - 1) ** 0.5
+    return torch.linalg.qr(scaled, mode="r").R if len(scaled) > scaled.shape[1] else scaled

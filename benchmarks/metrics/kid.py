@@ -1,0 +1,66 @@
+"""Kernel distance of samples to test images: KID over the 2015 Inception. Bińkowski et al. 2018, arXiv:1801.01401.
+
+The unbiased squared maximum mean discrepancy with the kernel (x.y / F + 1)^3, averaged over random subsets.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from benchmarks import features
+from benchmarks.core import Score, Subject, register_metric
+from zoo.errors import UserError
+
+SUBSETS = 100
+SUBSET_SIZE = 1000
+
+
+@register_metric("kid", "kernel distance of samples to test images, over 2015 Inception features")
+@register_metric("kd_lenet", "the same over the features of the zoo's own digit classifier", extractor="lenet")
+def kid(subject: Subject, *, extractor: str = "inception") -> dict[str, Score]:
+    """Score the samples of each of `benchmark.samplers`.
+
+    Args:
+        subject: The model.
+        extractor: What images are compared by; the result is called `kid` over Inception, or else `kd_<extractor>`.
+    """
+    network = features.load_extractor(subject, extractor)
+    real = features.reference_features(subject, network)
+    scores = {}
+    for sampler, fake in features.sampled(subject, network):
+        size = min(SUBSET_SIZE, len(real), len(fake))
+        how = f"kernel distance (x.y / F + 1)^3, mean of {SUBSETS} random subsets of {size}"
+        value = kernel_distance(real, fake)
+        scores[network.row("kid", "kd", sampler)] = features.sample_score(subject, network, sampler, value, how, False)
+    return scores
+
+
+def kernel_distance(real: Tensor, fake: Tensor) -> float:
+    """Average the squared discrepancy of 100 seeded subsets of 1000 features, or of as many as there are.
+
+    Args:
+        real: `[N, F]`.
+        fake: `[M, F]`.
+
+    Returns:
+        Without unit; around 0, and so at times below it, for two samples of one distribution.
+
+    Raises:
+        UserError: for a set of fewer than two images.
+    """
+    size = min(SUBSET_SIZE, len(real), len(fake))
+    if size < 2:
+        raise UserError(
+            f"a kernel distance needs two images on each side, not {len(fake)} and {len(real)}: raise benchmark.n"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the memory that features take
+        metric = KernelInceptionDistance(nn.Identity(), SUBSETS, size, sync_on_compute=False)
+    metric.update(real.double(), real=True)
+    metric.update(fake.double(), real=False)
+    torch.manual_seed(0)
+    return metric.compute()[0].item()

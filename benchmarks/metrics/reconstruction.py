@@ -1,0 +1,175 @@
+"""How near reconstructions come to the test images they are of, each decoded from its posterior mean.
+
+Pixels lie in [0, 1] and are not rounded, except for the distances over features.
+"""
+
+from __future__ import annotations
+
+import urllib.error
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from torch import Tensor
+from torchmetrics.functional import mean_squared_error
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
+
+from benchmarks import features
+from benchmarks.core import Score, Subject, register_metric
+from benchmarks.metrics.fid import frechet_distance, protocol
+from zoo.errors import UserError
+from zoo.pictures import to_unit
+
+WINDOW = 11  # pixels, of SSIM's Gaussian window
+BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, section 3.2
+LPIPS_MIN_SIZE = 31
+
+Compare = Callable[[Tensor, Tensor], Tensor]  # reconstructions and images, [B, C, H, W] each -> [B]
+
+
+@register_metric("mse", "squared error per pixel of reconstructions")
+def mse(subject: Subject) -> dict[str, Score]:
+    """Score the squared error, mean over pixels and channels."""
+
+    def compare(recon: Tensor, image: Tensor) -> Tensor:
+        return mean_squared_error(recon.flatten(1).T, image.flatten(1).T, num_outputs=len(image)).reshape(-1)
+
+    return {"mse": _image_mean(subject, compare, "", False, "squared error per pixel")}
+
+
+@register_metric("psnr", "peak signal-to-noise ratio of reconstructions")
+def psnr(subject: Subject) -> dict[str, Score]:
+    """Score 10 log10(1 / squared error) of each image, in dB."""
+
+    def compare(recon: Tensor, image: Tensor) -> Tensor:
+        return peak_signal_noise_ratio(recon, image, data_range=1.0, dim=(1, 2, 3), reduction="none")
+
+    return {"psnr": _image_mean(subject, compare, "dB", True, "PSNR per image")}
+
+
+@register_metric("ssim", "structural similarity of reconstructions")
+def ssim(subject: Subject) -> dict[str, Score]:
+    """Score the structural similarity, at most 1. Wang et al. 2004, IEEE TIP 13(4).
+
+    As in torchmetrics the mean is over all pixels, with reflected borders; scikit-image leaves out the five outermost.
+
+    Raises:
+        UserError: if the images are smaller than the window.
+    """
+    if (size := _size(subject)) < WINDOW:
+        raise UserError(f"SSIM's window of {WINDOW} pixels does not fit into images of {size}")
+
+    def compare(recon: Tensor, image: Tensor) -> Tensor:
+        return cast(Tensor, structural_similarity_index_measure(recon, image, data_range=1.0, reduction="none"))
+
+    how = f"SSIM, Gaussian window {WINDOW} px, sigma 1.5, borders reflected"
+    return {"ssim": _image_mean(subject, compare, "", True, how)}
+
+
+@register_metric("ms_ssim", "multi-scale structural similarity of reconstructions")
+def ms_ssim(subject: Subject) -> dict[str, Score]:
+    """Score the multi-scale structural similarity, at most 1. Wang et al. 2003, Asilomar.
+
+    Its five scales need 176 pixels. Smaller images are compared at the finest of them, as many as fit, with their
+    weights scaled to sum to 1; the protocol states these.
+
+    Raises:
+        UserError: if not even two scales fit.
+    """
+    betas = scale_weights(_size(subject))
+    how = f"MS-SSIM, Gaussian window {WINDOW} px, sigma 1.5, betas {', '.join(f'{beta:.4f}' for beta in betas)}"
+
+    def compare(recon: Tensor, image: Tensor) -> Tensor:
+        return multiscale_structural_similarity_index_measure(
+            recon, image, data_range=1.0, betas=betas, reduction="none"
+        )
+
+    return {"ms_ssim": _image_mean(subject, compare, "", True, how)}
+
+
+def scale_weights(size: int) -> tuple[float, ...]:
+    """Return MS-SSIM's weights for images of `size` pixels, finest scale first, sum 1.
+
+    Raises:
+        UserError: if not even two scales fit.
+    """
+    # torchmetrics asks for more than 10 (scales - 1)^2 pixels; the coarsest scale must still hold the window.
+    scales = [s for s in range(2, 6) if size // (s - 1) ** 2 >= WINDOW and size // 2 ** (s - 1) >= WINDOW]
+    if not scales:
+        raise UserError(f"MS-SSIM needs images of {2 * WINDOW} pixels or more, not {size}: use ssim")
+    used = BETAS[: scales[-1]]
+    return tuple(beta / sum(used) for beta in used)
+
+
+@register_metric("lpips", "learned perceptual distance of reconstructions")
+def lpips(subject: Subject) -> dict[str, Score]:
+    """Score the distance of AlexNet features under learned weights. Zhang et al. 2018, arXiv:1801.03924.
+
+    Raises:
+        UserError: if images are grey or small, or AlexNet's weights are missing.
+    """
+    channels, size = subject.model.image.channels, _size(subject)
+    if channels != 3 or size < LPIPS_MIN_SIZE:
+        raise UserError(
+            f"LPIPS compares colour images of {LPIPS_MIN_SIZE} pixels or more, not {channels} x {size} x {size}"
+            if channels == 3
+            else f"LPIPS compares images of 3 channels, not {channels}: use ssim"
+        )
+    network = _lpips_network().to(subject.model.device)
+
+    def compare(recon: Tensor, image: Tensor) -> Tensor:
+        return network(recon, image, normalize=True).reshape(-1)
+
+    return {"lpips": _image_mean(subject, compare, "", False, "LPIPS 0.1, AlexNet")}
+
+
+def _lpips_network() -> torch.nn.Module:
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+    from torchvision.models import AlexNet_Weights
+
+    try:
+        return cast(torch.nn.Module, LearnedPerceptualImagePatchSimilarity("alex", normalize=True).net).eval()
+    except (OSError, RuntimeError, urllib.error.URLError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"LPIPS needs torchvision's AlexNet weights, which could not be read or downloaded ({reason}): put "
+            f"{AlexNet_Weights.DEFAULT.url} into {torch.hub.get_dir()}/checkpoints"
+        ) from None
+
+
+@register_metric("rfid", "Fréchet distance of reconstructions to their test images, over 2015 Inception features")
+@register_metric("rfd_lenet", "the same over the features of the zoo's own digit classifier", extractor="lenet")
+def rfid(subject: Subject, *, extractor: str = "inception") -> dict[str, Score]:
+    """Score the first `benchmark.n` test images' reconstructions against these images.
+
+    Args:
+        subject: The model.
+        extractor: What images are compared by; the result is called `rfid` over Inception, or else `rfd_<extractor>`.
+    """
+    network = features.load_extractor(subject, extractor)
+    real = features.reference_features(subject, network)
+    recon = features.reconstruction_features(subject, network)
+    how = f"{protocol(real, recon)}; {network.protocol}; posterior mean reconstructions of the first {len(recon)} test "
+    value = frechet_distance(real, recon)
+    return {network.row("rfid", "rfd"): Score(value, "", False, f"{how}images against these", len(recon))}
+
+
+def _size(subject: Subject) -> int:
+    return min(subject.model.image.height, subject.model.image.width)
+
+
+@torch.no_grad()
+def _image_mean(subject: Subject, compare: Compare, unit: str, higher_is_better: bool, how: str) -> Score:
+    """Average what `compare` says of each test image and its reconstruction, both in [0, 1]; a collective."""
+    model, test = subject.model, subject.data.test
+    parts = {}
+    for number, batch in subject.batches(test):
+        recon, image = (to_unit(x, model.image.range) for x in (model.reconstruct(batch.x, batch.y), batch.x))
+        parts[number] = compare(recon, image)
+    values = subject.gather(parts).double()
+    how = f"{how}, mean over images; posterior mean reconstructions, pixels in [0, 1]"
+    return Score(values.mean().item(), unit, higher_is_better, how, len(values))

@@ -1,0 +1,128 @@
+"""The latent: active units, the KL per dimension, and the rate against models whose aggregate posterior is known."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.distributions import Normal, kl_divergence
+
+from benchmarks.core import METRICS, Subject
+from benchmarks.metrics import latent
+from benchmarks.metrics.latent import (
+    count_active_units,
+    estimate_mutual_information,
+    mean_kl_per_dim,
+    mutual_information,
+)
+from zoo.base import ImageSpec
+from zoo.config import Config
+from zoo.data import Data, Images
+from zoo.gaussian import GaussianVAE
+
+
+class KnownPosterior(GaussianVAE):
+    """Image n has the posterior N(mu[n], exp(logvar)): images are numbered by their first two pixels."""
+
+    def __init__(self, mu: Tensor, logvar: Tensor) -> None:
+        super().__init__(ImageSpec(2, 1, 1), net="mlp", hidden_dims=[1], latent_dim=mu.shape[1], recon="mse")
+        self.mu, self.known_logvar = mu, logvar
+        self.encoded = 0
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        number = (x.flatten(1) * 255).round().long() @ torch.tensor([256, 1])
+        self.encoded += len(x)
+        return self.mu[number], self.known_logvar.expand(len(x), -1)
+
+
+def subject_of(mu: Tensor, logvar: Tensor, tmp_path: Path) -> Subject:
+    number = torch.arange(len(mu))
+    images = Images(torch.stack([number // 256, number % 256], 1).byte()[:, :, None, None])
+    config = Config.model_validate({"model": {"name": "mlp"}, "data": {"name": "toy"}, "steps": 1})
+    data = Data("toy", images, images, images)
+    return Subject(KnownPosterior(mu, logvar).eval(), data, config, Accelerator(cpu=True), tmp_path)
+
+
+def value(name: str, subject: Subject, row: str | None = None) -> float:
+    return METRICS.lookup(name).target(subject)[row or name].value
+
+
+def test_active_units_are_counted_by_variance(tmp_path: Path) -> None:
+    # Deviations of 0.12 and 0.08 have variances above and below 0.01; a standard deviation would count both.
+    signs = torch.tensor([1.0, -1.0]).repeat(500)[:, None]
+    mu = 5 + signs * torch.tensor([[1.0, 0.12, 0.08, 0.0]])
+    assert count_active_units(mu) == 2
+    row = METRICS.lookup("active_units").target(subject_of(mu, torch.zeros(4), tmp_path))["active_units"]
+    assert (row.value, row.n, row.unit, row.higher_is_better) == (2, 1000, "", None)
+    assert "of 4" in row.protocol
+
+
+def test_kl_per_dim(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    mu, logvar = torch.randn(50, 3) * torch.tensor([2.0, 1.0, 0.0]), torch.tensor([-2.0, 0.5, 0.0])
+    expected = kl_divergence(Normal(mu, (0.5 * logvar).exp().expand_as(mu)), Normal(0.0, 1.0)).mean(0)
+    torch.testing.assert_close(mean_kl_per_dim(mu, logvar.expand_as(mu)), expected)
+    rows = METRICS.lookup("kl_per_dim").target(subject_of(mu, logvar, tmp_path))
+    assert {name: row.value for name, row in rows.items()} == pytest.approx(
+        {"kl_per_dim_max": expected.max().item(), "kl_per_dim_median": expected.median().item()}
+    )
+    assert rows["kl_per_dim_max"].unit == "nats"
+
+
+def test_separate_posteriors_carry_their_number() -> None:
+    # Five places far apart, each of many points: I = log 5, whatever the number of points.
+    mu = torch.arange(5).repeat(60)[:, None] * torch.tensor([[100.0, 0.0]])
+    assert estimate_mutual_information(mu, torch.zeros(300, 2)) == pytest.approx(math.log(5), abs=1e-6)
+    # Every point a place of its own: log N, the most the estimate can say.
+    mu = torch.arange(300.0)[:, None] * 100
+    assert estimate_mutual_information(mu, torch.zeros(300, 1)) == pytest.approx(math.log(300), abs=1e-6)
+
+
+def test_equal_posteriors_carry_nothing() -> None:
+    mu, logvar = torch.full((300, 2), 3.0), torch.full((300, 2), -4.0)
+    assert estimate_mutual_information(mu, logvar) == pytest.approx(0, abs=1e-6)
+
+
+def test_chunks_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    mu, logvar = torch.randn(250, 3), torch.randn(250, 3)
+    whole = estimate_mutual_information(mu, logvar)
+    monkeypatch.setattr(latent, "POINTS_PER_CHUNK", 7)
+    assert estimate_mutual_information(mu, logvar) == pytest.approx(whole, rel=1e-9)
+
+
+def test_rate_is_mutual_information_and_marginal_kl(tmp_path: Path) -> None:
+    # Means N(1, a^2) and posteriors of variance s^2 give the aggregate posterior N(1, a^2 + s^2) in each dimension.
+    n, a, s = 4000, torch.tensor([2.0, 0.7]), torch.tensor([0.5, 0.6])
+    quantiles = (torch.arange(n) + 0.5) / n
+    grid = Normal(0.0, 1.0).icdf(quantiles)
+    shuffled = grid[torch.randperm(n, generator=torch.Generator().manual_seed(0))]
+    mu = 1 + a * torch.stack([grid, shuffled], 1)
+    rows = mutual_information(subject_of(mu, 2 * s.log(), tmp_path))
+
+    aggregate = (a.square() + s.square()).sqrt()
+    assert rows["mutual_information"].value == pytest.approx((aggregate / s).log().sum().item(), abs=0.05)
+    marginal = kl_divergence(Normal(torch.ones(2), aggregate), Normal(0.0, 1.0)).sum().item()
+    assert rows["marginal_kl"].value == pytest.approx(marginal, abs=0.05)
+    rate = kl_divergence(Normal(mu, s.expand_as(mu)), Normal(0.0, 1.0)).sum(1).mean().item()
+    assert rows["mutual_information"].value + rows["marginal_kl"].value == pytest.approx(rate, rel=1e-5)
+    for row in rows.values():
+        assert (row.n, row.unit, row.split) == (4000, "nats", "test")
+        assert "N=4000" in row.protocol
+        assert "log N = 8.294" in row.protocol
+
+
+def test_posteriors_are_computed_once_and_of_so_many_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(latent, "POINTS", 700)
+    mu = torch.cat([torch.zeros(700, 1), torch.full((300, 1), 9.0)])
+    subject = subject_of(mu, torch.zeros(1), tmp_path)
+    assert value("active_units", subject) == 0  # the other 300 are left out
+    assert value("kl_per_dim", subject, "kl_per_dim_max") == 0
+    model = subject.model
+    assert isinstance(model, KnownPosterior)
+    assert model.encoded == 700
+    assert value("mutual_information", subject, "marginal_kl") == pytest.approx(0, abs=1e-6)
