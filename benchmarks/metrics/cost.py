@@ -19,7 +19,7 @@ def cost(subject: Subject) -> dict[str, Score]:
     """Rows parameters, sampling_images_per_second, peak_memory and, after training, training_images_per_second.
 
     Samples are drawn from the model's own prior for two seconds, in batches of `eval_batch_size`, after one batch that
-    is not timed.
+    is not timed. `n` is the batch size, which does not vary from run to run as the number of images does.
     """
     model, config, accelerator = subject.model, subject.config, subject.accelerator
     device, batch_size = accelerator.device, config.eval_batch_size
@@ -40,8 +40,10 @@ def cost(subject: Subject) -> dict[str, Score]:
     size = sum(p.numel() for p in model.parameters())
     rows = {
         "parameters": Score(size, "", None, "of all players together", 1, ""),
-        "sampling_images_per_second": Score(measured[:, 0].mean().item(), "images/s", True, sampling, n, "", "prior"),
-        "peak_memory": Score(measured[:, 1].max().item(), "MiB", False, f"{peak}; {where}", n, ""),
+        "sampling_images_per_second": Score(
+            measured[:, 0].mean().item(), "images/s", True, sampling, batch_size, "", "prior"
+        ),
+        "peak_memory": Score(measured[:, 1].max().item(), "MiB", False, f"{peak}; {where}", batch_size, ""),
     }
     results = read_results(config.out) if config.out else {}
     if speed := results.get("images_per_second"):
@@ -49,9 +51,7 @@ def cost(subject: Subject) -> dict[str, Score]:
             f"whole training run without its evaluations, {results['processes']} process(es) on {results['device']}, "
             f"global batch {results['batch_size']}, precision {results['precision']}"
         )
-        rows["training_images_per_second"] = Score(
-            speed, "images/s", True, protocol, results["steps"] * results["batch_size"], "train"
-        )
+        rows["training_images_per_second"] = Score(speed, "images/s", True, protocol, results["batch_size"], "train")
     return rows
 
 
