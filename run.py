@@ -41,12 +41,8 @@ def parser() -> argparse.ArgumentParser:
 
     evaluate = commands.add_parser("evaluate", help="measure a trained run again, and draw its pictures")
     evaluate.add_argument("run", type=Path, help="the run's folder")
-    evaluate.add_argument(
-        "--inception-weights", type=Path, help="weight file of the 2015 Inception, for FID and KID"
-    )
-    evaluate.add_argument(
-        "--again", action="store_true", help="compute benchmarks anew that are there already"
-    )
+    evaluate.add_argument("--inception-weights", type=Path, help="weight file of the 2015 Inception, for FID and KID")
+    evaluate.add_argument("--again", action="store_true", help="compute benchmarks anew that are there already")
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="such as benchmark.metrics=[fid,ssim]")
 
     sample = commands.add_parser("sample", help="draw images from a trained run")

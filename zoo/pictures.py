@@ -245,7 +245,7 @@ def training_losses(metrics: Path, path: Path) -> None:
         _draw_losses(axes, rows, term)
     if rows:
         panels["loss"].legend(frameon=False)
-        figure.suptitle(f"Training up to epoch {rows[-1]['epoch']:,}, step {rows[-1]['step']:,}", color=INK)
+        figure.suptitle(f"Training up to epoch {rows[-1]['epoch']:.4g}, step {rows[-1]['step']:,}", color=INK)
     _save_figure(figure, path)
 
 
