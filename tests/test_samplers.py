@@ -22,6 +22,7 @@ from zoo.errors import UserError
 
 CENTRES = torch.tensor([[-2.0, -2.0], [2.0, -2.0], [0.0, 3.0]])
 SHARES = torch.tensor([0.7, 0.2, 0.1])
+SPREADS = torch.tensor([0.1, 0.2, 0.3])
 
 
 class Flat(BaseVAE):
@@ -71,10 +72,10 @@ def make_subject(
 
 
 def mixture(n: int, seed: int = 0) -> Images:
-    """Three narrow clusters of 1 x 1 x 2 "images"."""
+    """Three clusters of 1 x 1 x 2 "images": the smaller, the wider, so that ten components are not equally filled."""
     generator = torch.Generator().manual_seed(seed)
     which = torch.multinomial(SHARES, n, replacement=True, generator=generator)
-    z = CENTRES[which] + 0.2 * torch.randn(n, 2, generator=generator)
+    z = CENTRES[which] + SPREADS[which, None] * torch.randn(n, 2, generator=generator)
     return Images((255 * (z / 20 + 0.5)).round().byte().view(n, 1, 1, 2), labels=which)
 
 
@@ -151,6 +152,13 @@ def test_a_latent_that_never_moves_is_no_trouble(tmp_path: Path) -> None:
     for sampler in ("gaussian", "gmm10"):
         z = draw(subject, sampler, 500)
         assert z.isfinite().all() and z[:, 1].std() < 0.05 and z[:, 0].std() > 1
+
+
+def test_fewer_images_than_dimensions_are_no_trouble(tmp_path: Path) -> None:
+    pixels = torch.randint(100, 150, (6, 1, 5, 5), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    subject = make_subject(tmp_path, Flat(ImageSpec(1, 5, 5)), Images(pixels))
+    true, z = samplers.training_latents(subject), draw(subject, "gaussian", 20_000)
+    assert z.isfinite().all() and torch.allclose(z.T.cov(), true.T.cov(), atol=0.15)
 
 
 def test_the_prior_is_the_models_own(toy: Subject) -> None:

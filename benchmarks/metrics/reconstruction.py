@@ -38,7 +38,7 @@ def mse(subject: Subject) -> dict[str, Score]:
     def compare(recon: Tensor, image: Tensor) -> Tensor:
         return mean_squared_error(recon.flatten(1).T, image.flatten(1).T, num_outputs=len(image)).reshape(-1)
 
-    return {"mse": _image_mean(subject, compare, "", False, "squared error per pixel")}
+    return {"mse": _image_mean(subject, compare, "", False, "squared error, mean over pixels")}
 
 
 @register_metric("psnr", "peak signal-to-noise ratio of reconstructions")
@@ -48,7 +48,7 @@ def psnr(subject: Subject) -> dict[str, Score]:
     def compare(recon: Tensor, image: Tensor) -> Tensor:
         return peak_signal_noise_ratio(recon, image, data_range=1.0, dim=(1, 2, 3), reduction="none")
 
-    return {"psnr": _image_mean(subject, compare, "dB", True, "PSNR per image")}
+    return {"psnr": _image_mean(subject, compare, "dB", True, "")}
 
 
 @register_metric("ssim", "structural similarity of reconstructions")
@@ -171,5 +171,5 @@ def _image_mean(subject: Subject, compare: Compare, unit: str, higher_is_better:
         recon, image = (to_unit(x, model.image.range) for x in (model.reconstruct(batch.x, batch.y), batch.x))
         parts[number] = compare(recon, image)
     values = subject.gather(parts).double()
-    how = f"{how}, mean over images; posterior mean reconstructions, pixels in [0, 1]"
-    return Score(values.mean().item(), unit, higher_is_better, how, len(values))
+    shared = "mean over images, posterior mean reconstruction, pixels in [0, 1]"  # as every run's own PSNR has it
+    return Score(values.mean().item(), unit, higher_is_better, f"{shared}; {how}" if how else shared, len(values))
