@@ -77,7 +77,7 @@ class Inception(nn.Module):
         self, *, inception_weights: Path | None = None, resize: Literal["tensorflow", "pytorch_fid"] = "tensorflow"
     ) -> None:
         super().__init__()
-        from torch_fidelity.feature_extractor_inceptionv3 import (  # type: ignore[import-untyped]
+        from torch_fidelity.feature_extractor_inceptionv3 import (
             BasicConv2d,
             FeatureExtractorInceptionV3,
         )
@@ -102,7 +102,7 @@ class Inception(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map `[B, 1 or 3, H, W]` in [0, 1] to `[B, 2048]`; grey images are shown in all three channels."""
-        from torch_fidelity.interpolate_compat_tensorflow import (  # type: ignore[import-untyped]
+        from torch_fidelity.interpolate_compat_tensorflow import (
             interpolate_bilinear_2d_like_tensorflow1x,
         )
 

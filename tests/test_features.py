@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from benchmarks import features
 from benchmarks.core import Subject
+from benchmarks.feature_speed import write_random_weights
 from benchmarks.features import (
     EXTRACTORS,
     INCEPTION_FILES,
@@ -82,35 +83,6 @@ def subject(tmp_path: Path) -> Subject:
 
 
 # The 2015 Inception.
-
-
-def pytorch_fid_network() -> nn.Module:
-    import pytorch_fid.inception as other
-    import torchvision
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(other, "load_state_dict_from_url", lambda *_, **__: {})
-        patch.setattr(torchvision.models.Inception3, "load_state_dict", lambda *_: None)
-        return other.fid_inception_v3()
-
-
-def write_random_weights(path: Path) -> Path:
-    """Write a file as pytorch-fid's network has it; its random weights keep activations alive through all layers."""
-    torch.manual_seed(0)
-    network = pytorch_fid_network()
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight)
-        elif isinstance(module, nn.BatchNorm2d):
-            for tensor, low, high in (
-                (module.running_mean, -0.1, 0.1),
-                (module.running_var, 0.7, 1.3),
-                (module.weight, 0.8, 1.2),
-                (module.bias, -0.1, 0.1),
-            ):
-                nn.init.uniform_(tensor, low, high)
-    torch.save(network.state_dict(), path)
-    return path
 
 
 @pytest.fixture(scope="session")
