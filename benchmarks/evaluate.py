@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from tqdm import tqdm
 
 from benchmarks.core import METRICS, Subject
 from zoo.base import BaseVAE
@@ -48,7 +49,9 @@ def benchmark(
     ]
     main = accelerator.is_main_process
     subject = Subject(model, data, config, accelerator, cache_folder() / "references")
-    for entry, options in checked:
+    bar = tqdm(checked, desc="benchmarks", unit="metric", disable=not main or not sys.stderr.isatty())
+    for entry, options in bar:
+        bar.set_postfix_str(entry.name)
         key = _key(out, config, entry.name)
         done = read_results(out).get("benchmarked", {})
         if done.get(entry.name) == key and not again:
