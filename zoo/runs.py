@@ -226,4 +226,4 @@ def report(out: Path) -> str:
 
 def command() -> str:
     """Return the command line that started this process, as it would be typed."""
-    return shlex.join(["python", *sys.argv])
+    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
