@@ -17,4 +17,4 @@ trainer.fit()
 accelerator = trainer.accelerator
 name = f"rank{accelerator.process_index}of{accelerator.num_processes}.safetensors"
 save_file({k: v.clone() for k, v in trainer.model.state_dict().items()}, Path(config.out) / name)
-accelerator.end_training()
+trainer.close()

@@ -70,7 +70,7 @@ def train(config: Config, resume: bool = False, dry_run: bool = False) -> int:
             print(f"stopped at step {trainer.step:,}, checkpoint written; to go on: {again}", flush=True)
     else:
         finish(run, trainer)
-    accelerator.end_training()  # closes the trackers and the process group
+    trainer.close()
     return stopped_by
 
 
@@ -94,6 +94,7 @@ def _dry_run(run: Run) -> int:
     loss = trainer.window.means(run.accelerator)["loss"]
     if run.accelerator.is_main_process:
         print(f"dry run: two steps taken, mean loss {loss:.6g}; nothing written")
+    trainer.close()
     return 0
 
 

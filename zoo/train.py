@@ -343,6 +343,17 @@ class Trainer:
             best,
         )
 
+    def close(self) -> None:
+        """End trackers and process group; the trainer takes no more steps.
+
+        The group's threads must be gone before the interpreter is: one that then drops a tensor aborts the process
+        (pytorch/pytorch#190489). They go with the group's last owner, which is the wrapped model.
+        """
+        self.accelerator.wait_for_everyone()
+        del self.train_step
+        self.accelerator.end_training()
+        self.accelerator.free_memory()
+
     def resume(self) -> bool:
         """Go back to the newest undamaged checkpoint; return whether there was one.
 
