@@ -15,8 +15,8 @@ EPILOG = """examples:
   accelerate launch run.py --config configs/vanilla_celeba.yaml     the same on every GPU there is
   python run.py --config configs/mlp_mnist.yaml epochs=1 lr=3e-4 model.latent_dim=8
   python run.py --config configs/mlp_mnist.yaml --resume            go on after an interruption
-  python run.py evaluate runs/mlp_mnist_z20_s28_0
-  python run.py sample runs/mlp_mnist_z20_s28_0 --n 64 --out samples.png
+  python run.py evaluate runs/mlp_mnist_z20_s28_1
+  python run.py sample runs/mlp_mnist_z20_s28_1 --n 64 --out samples.png
   python run.py list                                                all variants
   python run.py describe beta                                       equation, options, departures from the paper
 """
