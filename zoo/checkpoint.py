@@ -1,6 +1,6 @@
 """Checkpoints that survive a kill at any moment, and model files that hold no code.
 
-    runs/NAME/checkpoints/step_00000500/   model.safetensors  state.pt  state.json
+    runs/NAME/checkpoints/step_00000500/   model.safetensors  state.pt  state.json  digests.json
     runs/NAME/checkpoints/latest, best     links to two of them
 
 A checkpoint is written under a temporary name, renamed when complete, and only then are older ones removed. Tensors are
@@ -31,6 +31,7 @@ from zoo.models import create
 from zoo.registry import load_plugin
 
 MODEL_FILE = "model.safetensors"
+DIGESTS_FILE = "digests.json"
 
 
 def save_model(path: Path, model: BaseVAE, config: ModelConfig, plugins: list[str]) -> None:
@@ -119,8 +120,9 @@ class Checkpoints:
         partial.mkdir(parents=True)
         save_weights(partial / MODEL_FILE)
         torch.save(state, partial / "state.pt")
+        (partial / "state.json").write_text(json.dumps(progress | {"step": step}, indent=1))
         digests = {file.name: _digest(file) for file in sorted(partial.iterdir())}
-        (partial / "state.json").write_text(json.dumps(progress | {"step": step, "digests": digests}, indent=1))
+        (partial / DIGESTS_FILE).write_text(json.dumps(digests, indent=1))
         final = self.path(step)
         if final.exists():  # a damaged one of the same step, which the resumed run has now reached again
             shutil.rmtree(final)
@@ -138,10 +140,11 @@ class Checkpoints:
         for step in reversed(self.steps()):
             path = self.path(step)
             try:
-                progress = json.loads((path / "state.json").read_text())
-                if all(_digest(path / name) == digest for name, digest in progress["digests"].items()):
-                    return path, progress
-            except (OSError, ValueError, KeyError):
+                digests = json.loads((path / DIGESTS_FILE).read_text())
+                names = {file.name for file in path.iterdir()} - {DIGESTS_FILE}
+                if {name: _digest(path / name) for name in names} == digests:
+                    return path, json.loads((path / "state.json").read_text())
+            except (OSError, ValueError):
                 pass
             print(f"warning: the checkpoint {path} is damaged; falling back to the one before", file=sys.stderr)
         return None

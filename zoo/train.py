@@ -68,6 +68,12 @@ class Totals:
             self.sums[key] = self.sums[key] + term.detach() if key in self.sums else term.detach().float()
             self.counts[key] = self.counts.get(key, 0) + 1
 
+    def absorb(self, other: Totals) -> None:
+        """Add the sums of a part, once it is over, to those of the whole."""
+        for key, total in other.sums.items():
+            self.sums[key] = self.sums[key] + total if key in self.sums else total
+            self.counts[key] = self.counts.get(key, 0) + other.counts[key]
+
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         """Return each term's mean over steps and ranks. A collective, and a sync."""
         if not self.sums:
@@ -252,9 +258,7 @@ class Trainer:
                 with nullcontext() if syncing else accelerator.no_sync(self.train_step):
                     terms = self.train_step(batch, player)
                     accelerator.backward(terms["loss"] / config.accumulate)
-                prefix = "" if player == "vae" else f"{player}/"
-                self.window.add(prefix, terms)
-                self.epoch.add(prefix, terms)
+                self.window.add("" if player == "vae" else f"{player}/", terms)
             if config.clip is not None:
                 accelerator.clip_grad_norm_(self.parameters[player], config.clip)
             for group in optimizer.param_groups:
@@ -275,6 +279,7 @@ class Trainer:
 
     def _window_row(self) -> dict[str, Any]:
         terms = self.window.means(self.accelerator)
+        self.epoch.absorb(self.window)
         self.window = Totals()
         bad = next((name for name, value in terms.items() if not math.isfinite(value)), None)
         finite = torch.stack([p.isfinite().all() for p in self.model.parameters()]).all()
