@@ -188,7 +188,7 @@ def training_latents(subject: Subject) -> Tensor:
             model.decode(model(*probe).z, probe.y)
         except NotImplementedError:
             vector = False
-        if not vector:
+        if not vector or model.codebook_size:
             raise UserError(
                 f"a density can't be fitted to the latents of {subject.config.model.name!r}, which are not one "
                 "continuous vector per image: leave benchmark.samplers at [prior]"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from zoo import gaussian
+from zoo import latent
 from zoo.base import SYMMETRIC, Batch, ImageSpec
 from zoo.gaussian import GaussianVAE
 from zoo.testing import random_batch
@@ -210,14 +210,14 @@ def test_exactly_k_samples_are_used_in_chunks(k: int, monkeypatch: pytest.Monkey
     whole = model.log_likelihood(x, k)
     assert decoded == [3 * k]
     decoded.clear()
-    monkeypatch.setattr(gaussian, "IMAGES_PER_CHUNK", 14)  # four draws of three images at a time
+    monkeypatch.setattr(latent, "IMAGES_PER_CHUNK", 14)  # four draws of three images at a time
     torch.manual_seed(2)
     chunked = model.log_likelihood(x, k)
     assert sum(decoded) == 3 * k and max(decoded) <= 14
     assert len(decoded) == math.ceil(k / 4)
     # The draws differ in order but not in number: both are bounds with k samples.
     torch.testing.assert_close(chunked, whole, rtol=0, atol=1.0)
-    monkeypatch.setattr(gaussian, "IMAGES_PER_CHUNK", 2)  # fewer than one batch: one draw at a time
+    monkeypatch.setattr(latent, "IMAGES_PER_CHUNK", 2)  # fewer than one batch: one draw at a time
     decoded.clear()
     model.log_likelihood(x, k)
     assert decoded == [3] * k

@@ -119,6 +119,12 @@ class SummedLoss(Tiny):
         return terms | {"loss": terms["loss"] * len(batch.x)}
 
 
+class DeclaredBatchLoss(SummedLoss):
+    """Right, as far as this goes: it says that its loss is no mean over images."""
+
+    batch_terms = ("loss",)
+
+
 class SummedTerm(Tiny):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         terms = super().loss(batch)
@@ -237,7 +243,7 @@ class OneLikelihood(Tiny):
         (ConstantSample, "sample gives the same images whatever"),
         (OutOfRange, "decode of a latent far out reaches from -"),
         (NotANumber, "decode of a latent far out reaches from nan"),
-        (WideLatent, r"forward's z has shape \[4, 6\]"),
+        (WideLatent, r"forward's z is of shape \[4, 6\], not \[4, 3\]"),
         (NoisyReconstruction, "reconstruct gives two results"),
         (NoNoise, "generate gives one result"),
         (OneLikelihood, r"log_likelihood returns shape \[\]"),
@@ -285,7 +291,7 @@ def test_check_variant_finds_state_that_is_not_saved(monkeypatch: pytest.MonkeyP
 
 def test_check_variant_passes_what_is_right() -> None:
     check_variant(TwoPlayers)
-    check_variant(SummedLoss, mixes_batch=True)
+    check_variant(DeclaredBatchLoss)
 
 
 def test_check_variant_leaves_the_callers_random_state_alone() -> None:

@@ -26,6 +26,7 @@ class ImageSpec:
         range: Least and greatest pixel value: (0, 1) or (-1, 1).
         classes: Number of classes; labels are then int64 `[B]`. 0 without classes.
         attributes: Number of yes-or-no attributes; labels are then float `[B, attributes]`. 0 without attributes.
+        train_size: Number of training images, N; 0 where there is no training set.
     """
 
     channels: int
@@ -34,6 +35,7 @@ class ImageSpec:
     range: tuple[float, float] = UNIT
     classes: int = 0
     attributes: int = 0
+    train_size: int = 0
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -64,8 +66,8 @@ class VAEOutput:
 
     Attributes:
         recon: Reconstruction in the image range, `[B, C, H, W]`.
-        mu: Posterior mean, `[B, D]`.
-        logvar: Posterior log variance, `[B, D]`.
+        mu: The latent that stands for the image, `[B, D]`: the posterior's mean, or its mode where it has no mean.
+        logvar: Posterior log variance, `[B, D]`; None where the posterior is no diagonal Gaussian.
         z: The latent that was decoded, `[B, D]`.
         logits: The decoder's output before its activation, `[B, C, H, W]`; losses are computed from it where that is
             more exact (binary cross-entropy).
@@ -73,7 +75,7 @@ class VAEOutput:
 
     recon: Tensor
     mu: Tensor
-    logvar: Tensor
+    logvar: Tensor | None
     z: Tensor
     logits: Tensor
 
@@ -81,19 +83,30 @@ class VAEOutput:
 class BaseVAE(nn.Module):
     """What every variant is: an objective over images with a latent, trained by the one loop.
 
-    A subclass writes `encode`, `decode`, `forward`, `loss`, `sample` and `log_likelihood`. Its modules are pure: they
-    see tensors, never files or data sets.
+    A subclass writes `encode`, `decode`, `forward`, `loss`, `sample` and, if it has one, `log_likelihood`. Its modules
+    are pure: they see tensors, never files or data sets.
 
     Attributes:
         players: Who takes optimizer steps, in this order. Player "vae" minimises `loss(batch)` over all parameters that
             no other player owns; a player "critic" minimises `critic_loss(batch)` over those of `self.critic`.
         needs_labels: Whether `encode` and `decode` take labels.
+        stochastic: Whether the posterior has any noise: of a plain autoencoder's, or a vector-quantised one's, it has
+            none, and `generate` is `reconstruct`.
+        codebook_size: How many codes each position of a discrete latent chooses from, see `indices`; 0 if the latent is
+            continuous.
+        batch_terms: Terms of the loss that compare a batch's images with one another (a covariance, a kernel distance),
+            and so depend on its size; all others are means over images.
         image: The data's shape and range.
+        settled: Options of parent classes that this one decides itself, and its users can't.
         progress: Scalar buffer from 0 to 1, set by the loop before each step; read by schedules, kept in checkpoints.
     """
 
     players: ClassVar[tuple[str, ...]] = ("vae",)
     needs_labels: ClassVar[bool] = False
+    stochastic: ClassVar[bool] = True
+    codebook_size: int = 0
+    batch_terms: ClassVar[tuple[str, ...]] = ()
+    settled: ClassVar[tuple[str, ...]] = ()
     progress: Tensor
 
     def __init__(self, image: ImageSpec) -> None:
@@ -105,8 +118,8 @@ class BaseVAE(nn.Module):
         self.image = image
         self.register_buffer("progress", torch.zeros(()))
 
-    def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the posterior's mean and log variance, each `[B, D]`."""
+    def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return the posterior's mean (or mode) and log variance, each `[B, D]`; None for it if it isn't Gaussian."""
         raise NotImplementedError
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -127,6 +140,10 @@ class BaseVAE(nn.Module):
 
     def log_likelihood(self, x: Tensor, k: int, y: Tensor | None = None) -> Tensor:
         """Return the importance-weighted bound on log p(x) with `k` samples: nats, `[B]`. Burda et al. 2015."""
+        raise NotImplementedError
+
+    def indices(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the codes of a discrete latent, whole numbers below `codebook_size`: int64 `[B, P]`."""
         raise NotImplementedError
 
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +39,42 @@ def gaussian_log_prob(z: Tensor, mu: Tensor | float = 0.0, logvar: Tensor | floa
     """Log N(z; mu, exp(logvar)) in nats, summed over the last dimension: `[..., D]` -> `[...]`."""
     logvar = torch.as_tensor(logvar, dtype=z.dtype, device=z.device)
     return -0.5 * (math.log(2 * math.pi) + logvar + (z - mu).square() * (-logvar).exp()).sum(-1)
+
+
+def gaussian_sample(mu: Tensor, logvar: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw mu + sigma * eps, eps ~ N(0, I), same shape. Kingma & Welling 2013, section 2.4."""
+    return mu + (0.5 * logvar).exp() * standard_normal(tuple(mu.shape), mu.device, generator, mu.dtype)
+
+
+class Posterior(Protocol):
+    """q(z|x) for each image of a batch.
+
+    Attributes:
+        point: The latent that stands for the image, `[B, D]`: its mean, or its mode where it has no mean.
+        logvar: Log variance `[B, D]` of a diagonal Gaussian; None for any other.
+    """
+
+    @property
+    def point(self) -> Tensor: ...  # noqa: D102 (see the class)
+    @property
+    def logvar(self) -> Tensor | None: ...  # noqa: D102
+
+    def draw(self, k: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw k latents per image: z `[k, B, D]` and log q(z|x) `[k, B]`, nats; gradients flow through both."""
+        ...
+
+
+@dataclass
+class DiagonalGaussian:
+    """N(point, diag exp(logvar)), both `[B, D]`."""
+
+    point: Tensor
+    logvar: Tensor
+
+    def draw(self, k: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Draw k latents per image, with their log density."""
+        z = gaussian_sample(self.point.expand(k, -1, -1), self.logvar.expand(k, -1, -1), generator)
+        return z, gaussian_log_prob(z, self.point, self.logvar)
 
 
 class Likelihood(nn.Module):

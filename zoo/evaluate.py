@@ -103,6 +103,8 @@ def score(model: BaseVAE, data: Data, config: Config, accelerator: Accelerator) 
     rows = {}
     for name, value in terms.items():
         protocol = protocols.get(name, f"{pixels}; one posterior sample per image; as the training loss has it")
+        if name in model.batch_terms:
+            protocol += f"; over batches of {config.eval_batch_size}"
         rows[name] = {
             "value": value,
             "unit": UNITS.get(name, ""),

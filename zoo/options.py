@@ -16,6 +16,8 @@ from zoo.registry import did_you_mean
 def signature_options(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     """Return the keyword-only parameters of a function, or of a class and, where it takes `**kwargs`, of its parents.
 
+    Those that a class names in `settled` are left out: it gives them to its parents itself.
+
     Annotations come resolved, so that `"PositiveInt"` reads as the type it names.
     """
     constructors = (
@@ -31,7 +33,7 @@ def signature_options(target: Callable[..., Any]) -> dict[str, inspect.Parameter
                 options.setdefault(parameter.name, parameter.replace(annotation=hint))
         if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
             break
-    return options
+    return {name: option for name, option in options.items() if name not in getattr(target, "settled", ())}
 
 
 def check_options(owner: str, known: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> dict[str, Any]:

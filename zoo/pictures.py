@@ -195,11 +195,12 @@ def latent_space(
 def traversals(model: BaseVAE, batch: Batch, path: Path, dims: int = 10, columns: int = 9) -> None:
     """Save what single latent dimensions do to the batch's first image.
 
-    Each row moves one dimension (z1 is the first) from -3 to 3 and leaves the others at the posterior mean.
+    Each row moves one dimension (z1 is the first) by up to three standard deviations and leaves the others at the
+    posterior mean. They are the prior's, N(0, 1), for a Gaussian posterior, and the batch's latents' for any other.
 
     Args:
-        model: A variant with a Gaussian posterior.
-        batch: The KL averaged over it chooses the dimensions: the largest first.
+        model: Any variant.
+        batch: The KL averaged over it, or else its latents' variance, chooses the dimensions: the largest first.
         path: The PNG.
         dims: Rows, as far as the latent has dimensions.
         columns: Steps from -3 to 3.
@@ -207,12 +208,17 @@ def traversals(model: BaseVAE, batch: Batch, path: Path, dims: int = 10, columns
     with _at_rest(model):
         x, y = _first(model, batch, len(batch.x))
         mu, logvar = model.encode(x, y)
-        kl = gaussian_kl(mu.unsqueeze(1), logvar.unsqueeze(1)).mean(0)  # [D]
-        chosen = kl.argsort(descending=True)[:dims]
         values = torch.linspace(-3, 3, columns, device=mu.device, dtype=mu.dtype)
+        if logvar is None:
+            spread, centre = mu.std(0), mu.mean(0)  # [D]
+            weight = spread
+        else:
+            spread, centre = torch.ones_like(mu[0]), torch.zeros_like(mu[0])
+            weight = gaussian_kl(mu.unsqueeze(1), logvar.unsqueeze(1)).mean(0)  # [D]
+        chosen = weight.argsort(descending=True)[:dims]
         z = mu[0].repeat(len(chosen), columns, 1)  # [rows, columns, D]
         for row, dim in zip(z, chosen, strict=True):
-            row[:, dim] = values
+            row[:, dim] = centre[dim] + spread[dim] * values
         labels = None if y is None else y[:1].repeat_interleave(len(chosen) * columns, 0)
         images = _unit(model, model.decode(z.flatten(0, 1), labels))
     _save_sheet(

@@ -28,23 +28,21 @@ from zoo.models import create, preferred_range
 IMAGES = 4  # in the batch that everything is tried on
 
 
-def check_variant(
-    variant: str | type[BaseVAE], image: ImageSpec | None = None, *, mixes_batch: bool = False, **options: Any
-) -> None:
+def check_variant(variant: str | type[BaseVAE], image: ImageSpec | None = None, **options: Any) -> None:
     """Build a variant on tiny random images, and check all that the loop and the benchmarks count on.
 
     Args:
         variant: A registered name, or a class. Only a name can be saved and loaded, so only then is that checked.
-        image: Shape and range of the images; by default 3 x 16 x 16 with five classes, in the range the name prefers.
-        mixes_batch: Say so of a loss that compares images of a batch with each other (a covariance, a kernel
-            distance): it can't be the mean of its two halves' losses, which is checked otherwise.
+        image: Shape and range of the images; by default 3 x 16 x 16 with five classes and a training set of 100, in the
+            range the name prefers.
         **options: The variant's, and its net's.
 
     Raises:
         AssertionError: one sentence about the first thing that is wrong.
     """
     if image is None:
-        image = ImageSpec(3, 16, 16, preferred_range(variant, options) if isinstance(variant, str) else UNIT, classes=5)
+        pixel_range = preferred_range(variant, options) if isinstance(variant, str) else UNIT
+        image = ImageSpec(3, 16, 16, pixel_range, classes=5, train_size=100)
     with torch.random.fork_rng(devices=[]):
         model = check_building(variant, image, options)
         batch = random_batch(image)
@@ -55,8 +53,7 @@ def check_variant(
             check_shapes(model, batch)
             check_samples(model, batch)
             check_noise(model, batch)
-            if not mixes_batch:
-                check_halves(model, batch)
+            check_halves(model, batch)
             if isinstance(variant, str):
                 check_saving(model, batch, ModelConfig(name=variant, **options))
 
@@ -126,16 +123,19 @@ def check_shapes(model: BaseVAE, batch: Batch) -> None:
     """Encoder, decoder, `forward` and the likelihood agree on shapes; images lie in the image range."""
     x, y = batch
     mu, logvar = model.encode(x, y)
-    assert len(mu) == len(logvar) == len(x), f"encode returns {len(mu)} means and {len(logvar)} variances for {len(x)}"
+    assert mu.ndim == 2 and len(mu) == len(x), f"encode's mu has shape {list(mu.shape)}, not [{len(x)}, D]"
     out = model(x, y)
-    for name in ("mu", "logvar", "z"):
-        shape = getattr(out, name).shape
-        assert shape == mu.shape, f"forward's {name} has shape {list(shape)}, but encode's mu has {list(mu.shape)}"
+    given = {"encode's logvar": logvar, "forward's mu": out.mu, "forward's logvar": out.logvar, "forward's z": out.z}
+    for name, latent in given.items():
+        right = latent is None if logvar is None and name.endswith("logvar") else latent.shape == mu.shape
+        what = "None" if latent is None else f"of shape {list(latent.shape)}"
+        wanted = "None, as encode's" if logvar is None and name.endswith("logvar") else list(mu.shape)
+        assert right, f"{name} is {what}, not {wanted}"
     assert out.logits.shape == x.shape, f"forward's logits have shape {list(out.logits.shape)}, not {list(x.shape)}"
     _check_images("forward's recon", out.recon, model, len(x))
     _check_images("decode of a latent far out", model.decode(100 * out.z, y), model, len(x))
     _check_images("reconstruct", model.reconstruct(x, y), model, len(x))
-    for k in (1, 3):
+    for k in () if type(model).log_likelihood is BaseVAE.log_likelihood else (1, 3):
         bound = model.log_likelihood(x, k, y)
         assert bound.shape == (len(x),), f"log_likelihood returns shape {list(bound.shape)}, not one number per image"
         assert bound.isfinite().all(), f"log_likelihood with k={k} is not finite"
@@ -152,25 +152,33 @@ def check_samples(model: BaseVAE, batch: Batch) -> None:
 
 
 def check_noise(model: BaseVAE, batch: Batch) -> None:
-    """`reconstruct` draws no noise, `generate` does."""
+    """`reconstruct` draws no noise; `generate` does, if the posterior has any."""
     same = torch.equal(model.reconstruct(*batch), model.reconstruct(*batch))
     assert same, "reconstruct gives two results for the same images: it must decode the posterior's mean"
     differs = not torch.equal(model.generate(*batch), model.generate(*batch))
-    assert differs, "generate gives one result for the same images: it must decode a draw from the posterior"
+    if model.stochastic:
+        assert differs, "generate gives one result for the same images: it must decode a draw from the posterior"
+    else:
+        assert not differs, "generate gives two results for the same images, but the variant says `stochastic = False`"
 
 
 def check_halves(model: BaseVAE, batch: Batch) -> None:
-    """Once noise is out of the way, a batch's terms are the means of its halves': a batch's size changes no loss."""
+    """Once noise is out of the way, a batch's terms are the means of its halves': a batch's size changes no loss.
+
+    The variant's own `batch_terms` are left out.
+    """
     x, y = batch
     half = len(x) // 2
     with _ConstantNoise():
         whole = model.loss(batch)
         halves = [model.loss(Batch(x[part], y if y is None else y[part])) for part in (slice(half), slice(half, None))]
     for name, term in whole.items():
+        if name in model.batch_terms:
+            continue
         mean = (halves[0][name] + halves[1][name]) / 2
         assert torch.allclose(term, mean, rtol=1e-4, atol=1e-5), (
             f"the term {name!r} is {term:g} for a batch, but {mean:g} on average for its two halves: "
-            "terms are means over the batch, of sums over pixels or dimensions"
+            "terms are means over the batch, of sums over pixels or dimensions, unless `batch_terms` names them"
         )
 
 

@@ -14,6 +14,7 @@ from benchmarks.core import Score, Subject, register_metric
 from benchmarks.metrics.likelihood import elbo_and_kl
 from zoo.data import Images
 from zoo.distributions import gaussian_kl, gaussian_log_prob, standard_normal
+from zoo.errors import UserError
 
 POINTS = 10_000
 ACTIVE_VARIANCE = 0.01
@@ -62,15 +63,19 @@ def estimate_mutual_information(mu: Tensor, logvar: Tensor, seed: int = 0) -> fl
 @register_metric("active_units", "latent dimensions whose posterior mean varies over test images")
 def active_units(subject: Subject) -> dict[str, Score]:
     """Row active_units: see `count_active_units`."""
-    mu, _ = _posteriors(subject)
+    mu = _posteriors(subject)[0]
     protocol = f"dimensions of {mu.shape[1]} whose posterior mean has a variance above {ACTIVE_VARIANCE} over images"
     return {"active_units": Score(count_active_units(mu), "", None, protocol, len(mu))}
 
 
 @register_metric("kl_per_dim", "how the KL is spread over the latent's dimensions")
 def kl_per_dim(subject: Subject) -> dict[str, Score]:
-    """Rows kl_per_dim_max and kl_per_dim_median: of `mean_kl_per_dim`, which gives all dimensions."""
-    mu, logvar = _posteriors(subject)
+    """Rows kl_per_dim_max and kl_per_dim_median: of `mean_kl_per_dim`, which gives all dimensions.
+
+    Raises:
+        UserError: if the posterior is no diagonal Gaussian.
+    """
+    mu, logvar = _gaussians(subject)
     kl = mean_kl_per_dim(mu, logvar)
     protocol = f"of {len(kl)} dimensions' KL(q(z_d|x) || N(0, 1)), closed form, mean over images"
     return {
@@ -86,9 +91,9 @@ def mutual_information(subject: Subject) -> dict[str, Score]:
     The rate is the variant's own KL, whatever its prior; see `estimate_mutual_information` for the other term.
 
     Raises:
-        UserError: if the variant's loss does not report elbo and kl.
+        UserError: if the variant's loss does not report elbo and kl, or its posterior is no diagonal Gaussian.
     """
-    mu, logvar = _posteriors(subject)
+    mu, logvar = _gaussians(subject)
     n = len(mu)
     mi = estimate_mutual_information(mu, logvar)
     _, rate = elbo_and_kl(subject, _images(subject))
@@ -107,11 +112,22 @@ def _images(subject: Subject) -> Images:
 
 
 @torch.no_grad()
-def _posteriors(subject: Subject) -> tuple[Tensor, Tensor]:
-    """Return mu and logvar of the test images, each `[N, D]` on the CPU; computed once."""
+def _posteriors(subject: Subject) -> tuple[Tensor, ...]:
+    """Return mu and, where there is one, logvar of the test images, each `[N, D]` on the CPU; computed once."""
     if "posteriors" not in subject.memo:
         parts = {}
         for number, batch in subject.batches(_images(subject)):
-            parts[number] = torch.stack(subject.model.encode(batch.x, batch.y), dim=1)  # [B, 2, D]
+            latents = [latent for latent in subject.model.encode(batch.x, batch.y) if latent is not None]
+            parts[number] = torch.stack(latents, dim=1)  # [B, 1 or 2, D]
         subject.memo["posteriors"] = subject.gather(parts).unbind(1)
     return subject.memo["posteriors"]
+
+
+def _gaussians(subject: Subject) -> tuple[Tensor, Tensor]:
+    posteriors = _posteriors(subject)
+    if len(posteriors) != 2:
+        raise UserError(
+            f"the posterior of {subject.config.model.name!r} is no diagonal Gaussian, so kl_per_dim and "
+            "mutual_information can't be measured"
+        )
+    return posteriors[0], posteriors[1]

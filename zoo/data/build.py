@@ -43,7 +43,9 @@ class Data:
 
     def spec(self, range: tuple[float, float]) -> ImageSpec:
         """Return what a model may know of the data, once it is scaled to `range`."""
-        return ImageSpec(*self.train.shape, range, len(self.class_names), len(self.attribute_names))
+        return ImageSpec(
+            *self.train.shape, range, len(self.class_names), len(self.attribute_names), train_size=len(self.train)
+        )
 
     def describe(self) -> str:
         """Return one line: "mnist: 60,000 train, 5,000 validation, 5,000 test images, 1 x 28 x 28"."""

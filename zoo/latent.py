@@ -1,0 +1,154 @@
+"""Between a net and a variant: an encoder, a decoder and a likelihood, and the bound of any model p(z) p(x|z)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Tensor, nn
+
+from zoo.base import BaseVAE, Batch, ImageSpec, VAEOutput
+from zoo.distributions import Activation, Likelihood, Posterior, Reconstruction, gaussian_log_prob, standard_normal
+from zoo.nets import build_net
+
+# Only decoding is costly, so K samples of an image are worked off in pieces of so many images.
+IMAGES_PER_CHUNK = 4096
+
+
+class NetVAE(BaseVAE):
+    """An encoder, a decoder and a likelihood; what lies between features and latent, a subclass says.
+
+    A subclass sets `from_latent`, which turns latents `[B, D]` into the features that the decoder takes; see
+    `features_from`.
+
+    Args:
+        image: The data's shape and range.
+        net: Encoder and decoder, by name.
+        recon: The likelihood: "mse", "bce", "l1", "logcosh", or "gaussian" with a learned variance.
+        reduction: "sum" over pixels, or "mean": the reconstruction term is then divided by the number of pixels, which
+            amounts to `reduction="sum"` with every other weight times C x H x W, on a loss that much smaller.
+        out_activation: "sigmoid" for images in [0, 1], "tanh" for [-1, 1], "none"; by default what fits the images.
+        **net_options: Options of the net.
+
+    Attributes:
+        feature_shape: `(F,)` or `(F, h, w)`, of what the encoder returns and the decoder takes.
+        features: Their number.
+
+    Raises:
+        UserError: if net, size, activation, range and likelihood don't go together.
+    """
+
+    from_latent: nn.Module
+
+    def __init__(
+        self,
+        image: ImageSpec,
+        *,
+        net: str = "conv",
+        recon: Reconstruction = "mse",
+        reduction: Literal["sum", "mean"] = "sum",
+        out_activation: Activation | None = None,
+        **net_options: Any,
+    ) -> None:
+        super().__init__(image)
+        self.likelihood = Likelihood(recon, out_activation, image)
+        self.recon_weight = 1.0 if reduction == "sum" else 1.0 / image.pixels
+        # A conditional model shows the encoder one more channel.
+        pair = build_net(net, image, image.channels + self.needs_labels, **net_options)
+        self.encoder, self.decoder = pair.encoder, pair.decoder
+        self.feature_shape = pair.feature_shape
+        self.features = math.prod(pair.feature_shape)
+
+    def features_from(self, latent_dim: int) -> nn.Module:
+        """Build the linear map from latents `[B, latent_dim]` to the decoder's features."""
+        return nn.Sequential(nn.Linear(latent_dim, self.features), nn.Unflatten(1, self.feature_shape))
+
+    def logits(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the decoder's raw output, `[B, C, H, W]`."""
+        return self.decoder(self.from_latent(z)).float()
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return the mean of p(x|z), `[B, C, H, W]` in the image range."""
+        return self.likelihood.mean(self.logits(z, y))
+
+
+class LatentVAE(NetVAE):
+    """A prior p(z), a likelihood p(x|z), a posterior q(z|x): the evidence lower bound by sample.
+
+    A subclass writes `posterior`, and where the prior is not N(0, I), `log_prior` and `sample_prior`.
+
+    Args:
+        image: The data's shape and range.
+        latent_dim: D, dimensions of the latent.
+        beta: Weight of the KL.
+        **options: Those of `NetVAE`.
+    """
+
+    latent_dim: int
+
+    def __init__(self, image: ImageSpec, *, beta: NonNegativeFloat = 1.0, **options: Any) -> None:
+        super().__init__(image, **options)
+        self.beta = beta
+
+    def posterior(self, x: Tensor, y: Tensor | None = None) -> Posterior:
+        """Return q(z|x) of a batch."""
+        raise NotImplementedError
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """Return log p(z) in nats: `[..., D]` -> `[...]`."""
+        return gaussian_log_prob(z)
+
+    def sample_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw from p(z): `[n, D]`."""
+        return standard_normal((n, self.latent_dim), self.device, generator)
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return the posterior's point and, of a Gaussian one, the log variance, each `[B, D]`."""
+        q = self.posterior(x, y)
+        return q.point, q.logvar
+
+    def forward(self, x: Tensor, y: Tensor | None = None, *, sample_posterior: bool = True) -> VAEOutput:
+        """Encode, draw a latent (or take the posterior's point), decode."""
+        q = self.posterior(x, y)
+        z = q.draw(1)[0].squeeze(0) if sample_posterior else q.point
+        logits = self.logits(z, y)
+        return VAEOutput(self.likelihood.mean(logits), q.point, q.logvar, z, logits)
+
+    def elbo_terms(self, recon: Tensor, kl: Tensor, beta: Tensor | float) -> dict[str, Tensor]:
+        """Put recon and kl, `[B]` each, together: "loss", and in nats per image recon, kl and elbo.
+
+        The elbo is a lower bound on log p(x) with every constant in place, whatever beta is.
+        """
+        elbo = -(recon + self.likelihood.constant + kl)  # [B]
+        loss = self.recon_weight * recon + beta * kl
+        return {"loss": loss.mean(), "recon": recon.mean(), "kl": kl.mean(), "elbo": elbo.mean()}
+
+    def negative_elbo(self, batch: Batch, beta: Tensor | float) -> dict[str, Tensor]:
+        """Minus the bound, with log q(z|x) - log p(z) at one sample for the KL. Kingma & Welling 2013, equation 6."""
+        z, log_q = self.posterior(batch.x, batch.y).draw(1)  # [1, B, D], [1, B]
+        recon = self.likelihood.nll(self.logits(z[0], batch.y), batch.x)  # [B]
+        return self.elbo_terms(recon, (log_q - self.log_prior(z))[0], beta)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms of `negative_elbo` at the variant's own beta."""
+        return self.negative_elbo(batch, self.beta)
+
+    def sample(self, n: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """Decode `n` draws from the prior: `[n, C, H, W]`."""
+        return self.decode(self.sample_prior(n, generator), y)
+
+    def log_weights(self, q: Posterior, x: Tensor, k: int, y: Tensor | None = None) -> Tensor:
+        """Log p(x, z) - log q(z|x) at k draws of q, nats, `[k, B]`; differentiable."""
+        z, log_q = q.draw(k)  # [k, B, D], [k, B]
+        logits = self.logits(z.flatten(0, 1), None if y is None else torch.cat([y] * k))
+        log_px = self.likelihood.log_prob(logits, torch.cat([x] * k)).view(k, -1)
+        return log_px + self.log_prior(z) - log_q
+
+    def log_likelihood(self, x: Tensor, k: int, y: Tensor | None = None) -> Tensor:
+        """Log 1/k sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x), nats, `[B]`. Burda et al. 2015, arXiv:1509.00519, eq. 8."""
+        q = self.posterior(x, y)
+        most = max(1, IMAGES_PER_CHUNK // len(x))
+        chunks = [self.log_weights(q, x, min(most, k - done), y) for done in range(0, k, most)]
+        return torch.cat(chunks).logsumexp(0) - math.log(k)
