@@ -42,7 +42,7 @@ COST_UNITS = ("s", "MiB", "images/s")
 RATE_AND_DISTORTION = (("rate", "distortion"), ("kl", "recon"))
 TERMINAL_COLUMNS = 4
 PICTURES = {"samples": "generated_samples.png", "reconstructions": "reconstructions.png"}
-PICTURE_BYTES = 16_000
+PICTURE_BYTES, PAGE_BYTES = 16_000, 600_000  # one picture's, and all pictures' of a page
 PICTURE_FORMS = ((800, 70), (640, 60), (480, 50), (480, 30), (320, 30))  # greatest side and quality, until it fits
 COLOURS = 8  # in the template
 SYMBOLS = {"beta": "β"}
@@ -330,6 +330,7 @@ def _measurements(run: Run) -> Iterator[tuple[Column, float]]:
         metrics["training_time"] = Metric(
             value=seconds, unit="s", protocol=f"without validations and pictures; {where}"
         )
+    metrics.pop("loss", None)  # each variant's own: no two compare
     for name, m in metrics.items():
         yield Column(name, m.unit, m.higher_is_better, m.protocol, m.n, m.split, m.sampler), m.value
 
@@ -366,11 +367,13 @@ def _setting(key: str, value: Any) -> str:
 def add_files(boards: Sequence[Board], out: Path) -> list[str]:
     """Give each row its links, relative to `out`, and its pictures; return a sentence about each that is missing."""
     problems = []
-    for row in (row for board in boards for row in board.rows):
+    rows = [row for board in boards for row in board.rows]
+    most = min(PICTURE_BYTES, PAGE_BYTES // (len(rows) * len(PICTURES)))
+    for row in rows:
         row.links = {run.results.seed: link(run.folder / CONFIG_FILE, out) for run in row.runs}
         for kind, name in PICTURES.items():
             try:
-                row.pictures[kind] = embed(row.runs[0].folder / name)
+                row.pictures[kind] = embed(row.runs[0].folder / name, most)
             except OSError as error:
                 why = "is missing" if isinstance(error, FileNotFoundError) else "is not a whole picture"
                 problems.append(f"{row.runs[0].folder / name} {why}: its row goes without")
@@ -382,8 +385,8 @@ def link(path: Path, out: Path) -> str:
     return quote(os.path.relpath(path, out).replace(os.sep, "/"))
 
 
-def embed(path: Path) -> str:
-    """Return a picture as a data URI of about `PICTURE_BYTES`."""
+def embed(path: Path, most: int = PICTURE_BYTES) -> str:
+    """Return a picture as a data URI of about `most` bytes."""
     from PIL import Image
 
     with Image.open(path) as opened:
@@ -392,7 +395,7 @@ def embed(path: Path) -> str:
         picture.thumbnail((side, side))
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=quality, method=6)
-        if buffer.tell() <= PICTURE_BYTES:
+        if buffer.tell() <= most:
             break
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 

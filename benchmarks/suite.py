@@ -139,8 +139,10 @@ def grid(suite: Suite) -> list[Job]:
 
 def as_text(value: Any) -> str:
     """Write a value so that `key=value` reads it back: plain if that does, or else as JSON, which is YAML."""
-    text = str(value)
-    return text if parse_yaml(text, "") == value else json.dumps(value)
+    texts = [str(value), json.dumps(value)]
+    if isinstance(value, list):
+        texts.insert(0, f"[{', '.join(map(str, value))}]")  # no quotes, which a shell would quote again
+    return next(text for text in texts if parse_yaml(text, "") == value)
 
 
 def shard(jobs: Sequence[Job], share: str) -> Sequence[Job]:

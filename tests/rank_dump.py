@@ -1,20 +1,25 @@
-"""Run under torchrun: trains as `run.py` does, then each rank writes the weights that it holds itself."""
+"""Run under torchrun: trains each config as `run.py` does, then each rank writes the weights that it holds itself."""
 
 import sys
 from pathlib import Path
 
+from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 
 from zoo.config import load_config
 from zoo.setup import set_up
 from zoo.train import Trainer
 
-config = load_config(sys.argv[1])
-assert config.out is not None
-trainer = Trainer(set_up(config))
-config.out.mkdir(parents=True, exist_ok=True)
-trainer.fit()
-accelerator = trainer.accelerator
-name = f"rank{accelerator.process_index}of{accelerator.num_processes}.safetensors"
-save_file({k: v.clone() for k, v in trainer.model.state_dict().items()}, Path(config.out) / name)
-trainer.close()
+for file in sys.argv[1:]:
+    config = load_config(file)
+    assert config.out is not None
+    AcceleratorState._reset_state()  # the process group stays
+    trainer = Trainer(set_up(config))
+    config.out.mkdir(parents=True, exist_ok=True)
+    trainer.fit()
+    accelerator = trainer.accelerator
+    name = f"rank{accelerator.process_index}of{accelerator.num_processes}.safetensors"
+    save_file({k: v.clone() for k, v in trainer.model.state_dict().items()}, Path(config.out) / name)
+    last = file == sys.argv[-1]
+    if last:
+        trainer.close()

@@ -10,10 +10,13 @@ from typing import Any
 from accelerate.state import AcceleratorState
 
 from zoo.config import Config, check
+from zoo.models import model_options
 from zoo.runs import train
 
 PLUGINS = Path(__file__).parent / "plugins"
 ROOT = Path(__file__).parent.parent
+# What makes a variant that has such an option cheaper to try.
+SMALLER: dict[str, Any] = {}
 
 
 def settings(out: Path, variant: str = "mlp", **changes: Any) -> dict[str, Any]:
@@ -48,3 +51,10 @@ def digest(run_folder: Path) -> str:
 
 def rows(run_folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def small(name: str, **more: Any) -> dict[str, Any]:
+    """Return those of the usual small options that a variant has; `more` go on top, where it has them."""
+    options = {"net": "mlp", "hidden_dims": [16], "latent_dim": 3, "recon": "bce", **SMALLER, **more}
+    known = model_options(name, {"net": options["net"]})
+    return {option: value for option, value in options.items() if option in known}

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import ast
-import inspect
+import textwrap
 from pathlib import Path
-from typing import Any
 
 from zoo.errors import UserError
 
@@ -106,23 +105,22 @@ def _plugin_file(plugin: str) -> Path:
 
 
 def run_describe(arguments: argparse.Namespace) -> int:
-    """Print a variant's paper, equation, departures and options."""
-    from zoo.base import VARIANTS
-    from zoo.models import model_options, module_doc
-    from zoo.options import type_name
+    """Print a variant's paper, equation, departures, options and logged terms."""
+    from zoo.documentation import document
     from zoo.registry import load_plugin
 
     for plugin in arguments.plugin:
         load_plugin(plugin)
-    entry = VARIANTS.lookup(arguments.name)
-    print(f"{entry.name}" + (f": {entry.about}" if entry.about else ""), end="\n\n")
-    print(module_doc(entry.name), end="\n\n")
-    rows: list[tuple[str, str, Any]] = []
-    for name, parameter in model_options(entry.name, {}).items():
-        default = "required" if parameter.default is inspect.Parameter.empty else repr(parameter.default)
-        rows.append((name, default, type_name(parameter.annotation)))
-    widths = [max(len(str(row[i])) for row in rows) for i in (0, 1)]
-    print("Options (model: {name: " + entry.name + ", …}), with their defaults:")
-    for name, default, kind in rows:
-        print(f"  {name:<{widths[0]}}  {default:<{widths[1]}}  {kind}")
+    page = document(arguments.name)
+    print(f"{page.name}" + (f": {page.about}" if page.about else ""), page.title, sep="\n\n", end="\n\n")
+    print(page.body, end="\n\n")
+    if page.departures:
+        print(f"Departs from the paper: {page.departures}", end="\n\n")
+    print("Options (model: {name: " + page.name + ", …}) = defaults:")
+    for option in page.options:
+        print(f"  {option.name} = {option.default}  ({option.kind})")
+        print(textwrap.fill(option.about, 100, initial_indent=" " * 6, subsequent_indent=" " * 6))
+    print("\nLogged terms:")
+    for term, meaning in page.terms.items():
+        print(textwrap.fill(f"{term}: {meaning}", 100, initial_indent="  ", subsequent_indent=" " * 6))
     return 0

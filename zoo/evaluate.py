@@ -22,6 +22,7 @@ from zoo import pictures
 from zoo.base import BaseVAE, Batch
 from zoo.config import Config
 from zoo.data import Data, Images, to_float
+from zoo.latent import NetVAE
 
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"
@@ -86,21 +87,26 @@ def image_psnr(model: BaseVAE, batch: Batch) -> Tensor:
     return peak_signal_noise_ratio(recon, original, data_range=1.0, dim=(1, 2, 3), reduction="none")
 
 
-def score(model: BaseVAE, data: Data, config: Config, accelerator: Accelerator) -> dict[str, Any]:
+def score(
+    model: BaseVAE, data: Data, config: Config, accelerator: Accelerator
+) -> tuple[dict[str, dict[str, Any]], dict[str, float]]:
     """Measure a model on the test split; a collective.
 
     Returns:
-        Metric names, each with value, unit, split, number of images and, where one is needed, its protocol.
+        Metric names, each with value, unit, split, number of images and, where one is needed, its protocol; and the
+        values of the terms that only this variant's loss has.
     """
     terms = evaluate_terms(model, data.test, accelerator, config.eval_batch_size, psnr=True)
     low, high = model.image.range
     given = ", given the label" if model.needs_labels else ""
-    pixels = f"pixels in [{low:g}, {high:g}]{given}"
+    likelihood = f", likelihood {model.likelihood.kind!r}" if isinstance(model, NetVAE) else ""
+    pixels = f"pixels in [{low:g}, {high:g}]{likelihood}{given}"
     protocols = {
         "psnr": f"mean over images, reconstruction from the posterior mean, pixels in [0, 1]{given}",
         "elbo": f"{pixels}; one posterior sample per image; all constants of the likelihood included",
     }
     rows = {}
+    own = {name: terms.pop(name) for name in list(terms) if name not in UNITS}
     for name, value in terms.items():
         protocol = protocols.get(name, f"{pixels}; one posterior sample per image; as the training loss has it")
         if name in model.batch_terms:
@@ -108,11 +114,12 @@ def score(model: BaseVAE, data: Data, config: Config, accelerator: Accelerator) 
         rows[name] = {
             "value": value,
             "unit": UNITS.get(name, ""),
+            "higher_is_better": True if name in ("elbo", "psnr") else None,
             "split": "test",
             "n": len(data.test),
             "protocol": protocol,
         }
-    return rows
+    return rows, own
 
 
 def provenance(config: Config, model: BaseVAE) -> dict[str, Any]:

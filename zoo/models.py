@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from typing import Any
 
 from zoo.base import UNIT, VARIANTS, BaseVAE, ImageSpec
@@ -48,8 +47,3 @@ def preferred_range(name: str, options: dict[str, Any]) -> tuple[float, float]:
     if defaults.get("recon") == "bce" or "net" not in defaults:
         return UNIT
     return NETS.lookup(defaults["net"]).defaults.get("range", UNIT)
-
-
-def module_doc(name: str) -> str:
-    """Return the docstring of the file that a variant is written in: paper, equation, departures."""
-    return inspect.cleandoc(sys.modules[VARIANTS.lookup(name).target.__module__].__doc__ or "")

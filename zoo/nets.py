@@ -62,7 +62,13 @@ def build_net(name: str, image: ImageSpec, in_channels: int | None = None, **opt
 
 @register_net("mlp", "fully connected, 784-400 by default")
 def mlp(image: ImageSpec, in_channels: int, *, hidden_dims: Widths = [400]) -> Net:  # noqa: B006 (never changed)
-    """Fully connected layers with ReLU between them; any image size."""
+    """Fully connected layers with ReLU between them; any image size.
+
+    Args:
+        image: Shape of the images.
+        in_channels: Channels the encoder sees.
+        hidden_dims: Widths of the encoder's hidden layers; the decoder has them in reverse.
+    """
     widths = [in_channels * image.height * image.width, *hidden_dims]
     encoder: list[nn.Module] = [nn.Flatten()]
     for before, after in zip(widths, widths[1:], strict=False):
@@ -99,7 +105,13 @@ def _must_divide(name: str, image: ImageSpec, factor: int, instead: str) -> None
 
 @register_net("conv", "four stride-2 4x4 convolutions with BatchNorm")
 def conv(image: ImageSpec, in_channels: int, *, base_channels: PositiveInt = 64) -> Net:
-    """DCGAN-like: widths 1, 2, 4, 8 times `base_channels`; sizes divisible by 16."""
+    """DCGAN-like; sizes divisible by 16.
+
+    Args:
+        image: Shape of the images.
+        in_channels: Channels the encoder sees.
+        base_channels: Width of the outermost layer; the others are 2, 4 and 8 times as wide.
+    """
     nearest = max(16, 16 * round(image.height / 16))
     _must_divide("conv", image, 16, f"set data.size={nearest}, or choose net 'vanilla' or 'mlp', which take any size")
     c = base_channels
@@ -117,7 +129,13 @@ def conv(image: ImageSpec, in_channels: int, *, base_channels: PositiveInt = 64)
 
 @register_net("celeba", "conv blocks down to a pooled 4x4, deconv blocks up again", range=SYMMETRIC)
 def celeba(image: ImageSpec, in_channels: int, *, base_channels: PositiveInt = 32) -> Net:
-    """Blocks with BatchNorm and LeakyReLU, doubling in width, averaged to 4x4; square sizes 8, 16, 32, 64, …."""
+    """Blocks with BatchNorm and LeakyReLU, averaged to 4x4; square sizes 8, 16, 32, 64, ….
+
+    Args:
+        image: Shape of the images.
+        in_channels: Channels the encoder sees.
+        base_channels: Width of the outermost block; each further one is twice as wide.
+    """
     blocks = int(math.log2(image.height / 4)) if image.height >= 8 else 0
     if image.height != image.width or image.height != 4 * 2**blocks or not blocks:
         raise UserError(
@@ -137,7 +155,14 @@ def celeba(image: ImageSpec, in_channels: int, *, base_channels: PositiveInt = 3
 
 @register_net("mnist", "two stride-2 convolutions and a hidden layer, for small grey images")
 def mnist(image: ImageSpec, in_channels: int, *, base_channels: PositiveInt = 32, hidden_dim: PositiveInt = 256) -> Net:
-    """Convolutions to a quarter of the size, then one fully connected layer; sizes divisible by 4."""
+    """Convolutions to a quarter of the size, then one fully connected layer; sizes divisible by 4.
+
+    Args:
+        image: Shape of the images.
+        in_channels: Channels the encoder sees.
+        base_channels: Width of the first convolution; the second is twice as wide.
+        hidden_dim: Width of the fully connected layer.
+    """
     nearest = max(4, 4 * round(image.height / 4))
     _must_divide("mnist", image, 4, f"set data.size={nearest}, or choose net 'vanilla' or 'mlp', which take any size")
     c = base_channels
@@ -167,7 +192,13 @@ def vanilla(
     *,
     hidden_dims: Widths = [32, 64, 128, 256, 512],  # noqa: B006 (never changed)
 ) -> Net:
-    """One stride-2 3x3 convolution per width; odd sizes are halved upwards and doubled back to what they were."""
+    """Stride-2 3x3 convolutions; odd sizes are halved upwards and doubled back to what they were.
+
+    Args:
+        image: Shape of the images.
+        in_channels: Channels the encoder sees.
+        hidden_dims: Widths, one convolution each; the decoder has them in reverse.
+    """
     sizes = _halvings(image, len(hidden_dims))
     encoder = [
         _block(nn.Conv2d(before, after, 3, stride=2, padding=1), after, norm=True, slope=0.01)
@@ -238,7 +269,14 @@ def resnet(
     hidden_dims: Widths = [32, 64, 128, 128],  # noqa: B006 (never changed)
     blocks: PositiveInt = 1,
 ) -> Net:
-    """One halving per width, `blocks` residual blocks at each; any size. No BatchNorm: ranks need no synchronising."""
+    """Residual blocks; any size. No BatchNorm: ranks need no synchronising.
+
+    Args:
+        image: Shape of the images.
+        in_channels: Channels the encoder sees.
+        hidden_dims: Widths, one halving of the size each; the decoder has them in reverse.
+        blocks: Residual blocks at each width.
+    """
     sizes = _halvings(image, len(hidden_dims))
     encoder: list[nn.Module] = [nn.Conv2d(in_channels, hidden_dims[0], 3, padding=1)]
     before = hidden_dims[0]

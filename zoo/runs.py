@@ -204,9 +204,9 @@ def _measure(
     facts: dict[str, Any],
     again: bool = False,
 ) -> None:
-    metrics = score(model, data, config, accelerator)
+    metrics, terms = score(model, data, config, accelerator)
     if accelerator.is_main_process:
-        write_results(out, provenance(config, model) | facts | {"metrics": metrics})
+        write_results(out, provenance(config, model) | facts | {"metrics": metrics, "terms": terms})
         write_pictures(model, data, out)
     accelerator.wait_for_everyone()
     if config.benchmark.metrics:
@@ -219,9 +219,11 @@ def _measure(
 
 def report(out: Path) -> str:
     """Say in a few lines what a run's `results.json` holds."""
-    rows = read_results(out)["metrics"]
-    width = max(len(name) for name in rows)
+    results = read_results(out)
+    rows, terms = results["metrics"], results["terms"]
+    width = max(len(name) for name in rows | terms)
     lines = [f"  {name:<{width}}  {row['value']:<10.6g} {row['unit']}" for name, row in sorted(rows.items())]
+    lines += [f"  {name:<{width}}  {value:<10.6g} (a term of this loss)" for name, value in sorted(terms.items())]
     return "\n".join([f"on {rows['loss']['n']:,} test images:", *lines, f"pictures and results in {out}"])
 
 

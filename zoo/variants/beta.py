@@ -6,6 +6,9 @@
 arXiv:1511.06349), as half a cosine, or again and again in `cycles` (Fu et al. 2019, arXiv:1903.10145), where each
 cycle rises over its own first `warmup` share.
 
+Logs:
+    beta: the weight in force.
+
 Departs from the paper: warm-up is not in it; `warmup: 0`, the default, is the paper's constant β.
 """
 

@@ -1,0 +1,143 @@
+"""A page per variant, from its code and a leaderboard's runs: `python -m benchmarks.pages benchmarks/results/zoo`.
+
+Writes `docs/variants/NAME.md` (equation, departures, options, logged terms, command, numbers, pictures) for every
+registered variant, and an index.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.leaderboard import PICTURES, Board, Column, Row, build_boards, find_runs, link
+from zoo.base import VARIANTS
+from zoo.documentation import Documentation, document
+from zoo.errors import UserError
+
+INDEX_METRICS = ("fd_lenet", "fd_lenet@gmm10", "nll", "elbo", "psnr")
+HEAD = "<!-- written by `python -m benchmarks.pages`: edit the variant's own file instead -->"
+
+
+def page_texts(results: Path, out: Path) -> dict[str, str]:
+    """Return the text of a page for each registered variant, and of `README.md`, the index, by file name.
+
+    Args:
+        results: A published leaderboard's folder.
+        out: Where the pages will lie: links count from there.
+
+    Raises:
+        UserError: if there is no run below `results`.
+    """
+    runs, _ = find_runs(results)
+    boards = build_boards(runs, [])
+    for row in (row for board in boards for row in board.rows):
+        row.links = {run.results.seed: link(run.folder / "config.yaml", out) for run in row.runs}
+    pages = [document(entry.name) for entry in VARIANTS]
+    texts = {f"{page.name}.md": page_text(page, boards, out, link(results, out)) for page in pages}
+    return texts | {"README.md": index_text(pages, boards, link(results, out))}
+
+
+def page_text(page: Documentation, boards: Sequence[Board], out: Path, results: str) -> str:
+    """Write one variant's page."""
+    lines = [HEAD, "", f"# `{page.name}`", ""]
+    lines += [f"*{page.about}*", ""] if page.about else []
+    lines += [_linked(page.title), "", _linked(page.body), ""]
+    if page.departures:
+        lines += ["## Departures from the paper", "", _linked(page.departures[0].upper() + page.departures[1:]), ""]
+    lines += ["## Options", "", "| option | default | values | meaning |", "| --- | --- | --- | --- |"]
+    lines += [f"| `{o.name}` | `{o.default}` | {_cell(o.kind)} | {_cell(o.about)} |" for o in page.options]
+    lines += ["", "## Logged terms", "", "| term | meaning |", "| --- | --- |"]
+    lines += [f"| `{term}` | {_cell(meaning)} |" for term, meaning in page.terms.items()]
+    mine = [(board, row) for board in boards for row in board.rows if row.variant == page.name]
+    for board, row in mine:
+        lines += ["", f"## On {board.title}{f', {row.options}' if row.options else ''}", ""]
+        lines += _numbers(board, row, results)
+        lines += ["", "```sh", row.runs[0].results.command, "```"]
+        for kind, name in PICTURES.items():
+            picture = row.runs[0].folder / name
+            lines += ["", f"![{kind} of {row.name}]({link(picture, out)})"] if picture.is_file() else []
+    return "\n".join(lines) + "\n"
+
+
+def _numbers(board: Board, row: Row, results: str) -> list[str]:
+    results_of = row.runs[0].results
+    seeds = ", ".join(f"[{seed}]({url})" for seed, url in row.links.items())
+    lines = [
+        f"{results_of.steps:,} steps of {results_of.batch_size} images, {results_of.latent_dim} latent dimensions, "
+        f"{results_of.parameters:,} parameters; seeds (and configs) {seeds}; protocols and all other variants on the "
+        f"[leaderboard]({results}/leaderboard.md).",
+        "",
+        "| metric | value | rank |",
+        "| --- | --- | --- |",
+    ]
+    for column in board.columns:
+        if column in row.cells and not column.is_cost:
+            lines.append(f"| {_heading(board, column)} | {board.text(row, column)} | {_rank(board, row, column)} |")
+    return lines
+
+
+def _heading(board: Board, column: Column) -> str:
+    return " ".join(filter(None, (board.headings[column], column.arrow, column.unit)))
+
+
+def _rank(board: Board, row: Row, column: Column) -> str:
+    if not column.ranked:
+        return ""
+    means = [other.cells[column].mean for other in board.rows if column in other.cells]
+    mine = row.cells[column].mean
+    better = sum(mean > mine if column.higher_is_better else mean < mine for mean in means)
+    return f"{better + 1} of {len(means)}"
+
+
+def index_text(pages: Sequence[Documentation], boards: Sequence[Board], results: str) -> str:
+    """Write the index: every variant, its paper, and its main numbers."""
+    lines = [HEAD, "", "# Variants", ""]
+    lines += [f"Numbers are those of the [leaderboard]({results}/leaderboard.md), which states their protocols.", ""]
+    board = max(boards, key=lambda board: len(board.rows))
+    columns = [c for name in INDEX_METRICS for c in board.columns if c.name == name]
+    heads = ["name", "what it is", *(_heading(board, column) for column in columns)]
+    lines += [f"| {' | '.join(heads)} |", f"| {' | '.join('---' for _ in heads)} |"]
+    for page in pages:
+        row = next((row for row in board.rows if row.variant == page.name), None)
+        numbers = ["" if row is None else board.text(row, column) for column in columns]
+        what = _linked(page.title) + (f" Here: {page.about}" if page.about else "")
+        lines.append(f"| [`{page.name}`]({page.name}.md) | {_cell(what)} | {' | '.join(numbers)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _linked(text: str) -> str:
+    """Turn the names of papers into links, and keep an indented equation as it is."""
+    text = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
+    return re.sub(r"(?<![/\w(])((?:openreview\.net|papers\.nips\.cc)/[\w/?=.&-]*[\w])", r"[\1](https://\1)", text)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("*", "\\*")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the pages; exit code 2 where there are no runs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.pages",
+        description="Write a page per variant and an index, from the variants' files and a leaderboard's runs.",
+    )
+    parser.add_argument("results", type=Path, help="a published leaderboard's folder: benchmarks/results/zoo")
+    parser.add_argument("--out", type=Path, default=Path("docs/variants"), help="folder to write (default %(default)s)")
+    arguments = parser.parse_args(argv)
+    try:
+        texts = page_texts(arguments.results, arguments.out)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():
+        (arguments.out / name).write_text(text, encoding="utf-8")
+    print(f"{len(texts)} pages in {arguments.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""Runs copied for keeping, and the pages written from them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+
+from benchmarks import pages, publish
+from benchmarks.leaderboard import build_boards, find_runs
+from tests.runs import ROOT, make_config, run
+from zoo.base import VARIANTS
+from zoo.documentation import definitions, document
+
+DOCS = ROOT / "docs" / "variants"
+RESULTS = ROOT / "benchmarks" / "results" / "zoo"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("suite")
+    for seed in (0, 1):
+        assert run(make_config(folder / f"beta_{seed}", "beta", steps=2, seed=seed, data={"name": "digits"})) == 0
+        path = folder / f"beta_{seed}" / "results.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"commit": "abc"}))
+    return folder
+
+
+def test_published_runs_are_small_and_whole(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "gone").mkdir(parents=True)
+    assert publish.main([str(source), str(tmp_path)]) == 0
+    first, second = tmp_path / "runs" / "beta_0", tmp_path / "runs" / "beta_1"
+    assert {file.name for file in (tmp_path / "runs").iterdir()} == {"beta_0", "beta_1"}
+    assert {f.name for f in first.iterdir()} - {f.name for f in second.iterdir()} == {
+        "generated_samples.png",
+        "reconstructions.png",
+    }
+    assert yaml.safe_load((first / "config.yaml").read_text())["data"]["root"] is None
+    with Image.open(first / "reconstructions.png") as picture:
+        assert max(picture.size) <= publish.PICTURE_SIDE and len(picture.getcolors()) <= publish.COLOURS
+    before, after = (build_boards(find_runs(folder)[0], [])[0] for folder in (source, tmp_path / "runs"))
+    assert [(c, row.cells[c].values) for row in before.rows for c in before.columns] == [
+        (c, row.cells[c].values) for row in after.rows for c in after.columns
+    ]
+    assert (tmp_path / "leaderboard.html").is_file()
+
+
+def test_what_was_not_committed_is_not_published(
+    source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = tmp_path / "dirty"
+    copied.mkdir()
+    (copied / "config.yaml").write_text((source / "beta_0" / "config.yaml").read_text())
+    results = json.loads((source / "beta_0" / "results.json").read_text())
+    (copied / "results.json").write_text(json.dumps(results | {"commit": "abc-dirty"}))
+    assert publish.main([str(copied), str(tmp_path / "out")]) == 2
+    assert "was made from code that is not committed: abc-dirty" in capsys.readouterr().err
+
+
+def test_a_page_holds_what_the_code_and_the_runs_say(source: Path, tmp_path: Path) -> None:
+    publish.publish(source, tmp_path / "results")
+    assert pages.main([str(tmp_path / "results"), "--out", str(tmp_path / "docs")]) == 0
+    text = (tmp_path / "docs" / "beta.md").read_text()
+    assert "    loss = E_q(z|x)[-log p(x|z)] + β(t) KL(q(z|x) || N(0, I))" in text
+    assert "[arXiv:1511.06349](https://arxiv.org/abs/1511.06349)" in text
+    assert "| `warmup` | `0.0` | float >= 0, < 1 | Share of the run" in text
+    assert "| `beta` | the weight in force. |" in text
+    results = json.loads((source / "beta_0" / "results.json").read_text())
+    assert results["command"] in text
+    assert re.search(r"\| elbo ↑ nats \| -\d+\.\d+ ± \d+\.\d+ \| 1 of 1 \|", text)
+    for target in re.findall(r"\]\((\.\./[^)]*)\)", text):
+        if "leaderboard" not in target:
+            assert (tmp_path / "docs" / target).is_file(), target
+    assert f"| [`beta`](beta.md) | {document('beta').title}"[:60] in (tmp_path / "docs" / "README.md").read_text()
+
+
+def test_definitions_may_go_on_below() -> None:
+    block = "    a: one\n        and more\n    b/loss: two: three\n\n    c: not part of it\n"
+    assert definitions(block) == {"a": "one and more", "b/loss": "two: three"}
+
+
+@pytest.mark.skipif(not RESULTS.is_dir(), reason="no leaderboard of the whole zoo is committed yet")
+def test_the_committed_pages_are_what_the_code_and_the_results_say() -> None:
+    again = "out of date: run `python -m benchmarks.pages benchmarks/results/zoo`"
+    texts = pages.page_texts(RESULTS, DOCS)
+    assert {file.name for file in DOCS.iterdir()} == set(texts), again
+    for name, text in texts.items():
+        assert (DOCS / name).read_text() == text, f"{name} is {again}"
+    assert set(texts) == {"README.md"} | {f"{entry.name}.md" for entry in VARIANTS}
