@@ -19,7 +19,6 @@ from typing import Any, cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.optimizer import AcceleratedOptimizer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -88,6 +87,19 @@ def noise_seed(seed: int, step: int, player: int, micro: int, rank: int) -> int:
     return int.from_bytes(hashlib.blake2b(key, digest_size=7).digest(), "big")
 
 
+def seed_noise(seed: int, device: torch.device) -> None:
+    """Seed the generators that a model on `device` draws from.
+
+    `torch.manual_seed` seeds every kind of device, and where one is not in use yet, it keeps a note of who asked for
+    that, at each call.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
 def learning_rate(config: Config, step: int, total: int) -> float:
     """Return the rate of a step (from 0): a linear warm-up, then constant, or to zero along a line or half a cosine."""
     if step < config.lr_warmup:
@@ -151,7 +163,11 @@ class Trainer:
         }
         optimizers = [make_optimizer(self.config, parameters) for parameters in self.parameters.values()]
         self.train_step, *prepared = accelerator.prepare(TrainStep(self.model), *optimizers)
-        self.optimizers: dict[str, AcceleratedOptimizer] = dict(zip(self.model.players, prepared, strict=True))
+        # Accelerate's wrapper serves fp16's loss scaling; without it, it only costs time at each step: it looks for
+        # installed packages and inspects signatures.
+        self.scaled = accelerator.scaler is not None
+        bare: list[torch.optim.Optimizer] = [p if self.scaled else p.optimizer for p in prepared]
+        self.optimizers = dict(zip(self.model.players, bare, strict=True))
         self.average: AveragedModel | None = None
         if self.config.ema is not None:
             self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema))
@@ -251,13 +267,14 @@ class Trainer:
             optimizer = self.optimizers[player]
             for micro in range(config.accumulate):
                 part = slice(micro * self.run.images_per_rank, (micro + 1) * self.run.images_per_rank)
-                torch.manual_seed(noise_seed(config.seed, self.step, index, micro, rank))
+                seed_noise(noise_seed(config.seed, self.step, index, micro, rank), accelerator.device)
                 x = to_float(images[part], self.model.image.range)
                 batch = Batch(mirror(x) if config.data.flip else x, None if labels is None else labels[part])
                 syncing = micro == config.accumulate - 1
                 with nullcontext() if syncing else accelerator.no_sync(self.train_step):
                     terms = self.train_step(batch, player)
-                    accelerator.backward(terms["loss"] / config.accumulate)
+                    loss = terms["loss"] / config.accumulate if config.accumulate > 1 else terms["loss"]
+                    accelerator.backward(loss) if self.scaled else loss.backward()
                 self.window.add("" if player == "vae" else f"{player}/", terms)
             if config.clip is not None:
                 accelerator.clip_grad_norm_(self.parameters[player], config.clip)

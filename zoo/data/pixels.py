@@ -11,7 +11,8 @@ def to_float(images: Tensor, range: tuple[float, float]) -> Tensor:
     """Scale uint8 images of any shape to float32 in `range` (least, greatest), on the device where they are."""
     low, high = range
     # Dividing, not multiplying by a rounded inverse, takes 255 to exactly `high`.
-    return images.float().div_(255 / (high - low)).add_(low)
+    scaled = images / (255 / (high - low))
+    return scaled.add_(low) if low else scaled
 
 
 def mirror(images: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -7,6 +7,7 @@ any step without replaying those before it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
@@ -16,6 +17,8 @@ import torch
 from torch import Tensor
 
 from zoo.data.source import Images
+
+GATHERED_BYTES = 2**20  # small enough for a processor's cache, large enough to hide what calling NumPy costs
 
 
 @lru_cache(maxsize=4)
@@ -67,17 +70,26 @@ def batches(
 ) -> Generator[tuple[Tensor, Tensor | None], None, None]:
     """Yield this rank's batches of steps `start` to `stop - 1`, as `Images.batch` returns them.
 
-    The next batch of a memory-mapped set is gathered in a thread while the caller uses the present one.
+    The next batch of a memory-mapped set is gathered in a thread while the caller uses the present one; of a small set
+    in memory, the images of several steps are gathered at once.
 
     Raises:
         ValueError: as `step_indices` does.
     """
 
-    def gather(step: int) -> tuple[Tensor, Tensor | None]:
-        return images.batch(step_indices(len(images), batch_size, seed, step, rank, world))
+    def gather(step: int, steps: int = 1) -> tuple[Tensor, Tensor | None]:
+        indices = [step_indices(len(images), batch_size, seed, step + i, rank, world) for i in range(steps)]
+        return images.batch(torch.cat(indices))
 
     if not images.mapped:
-        yield from map(gather, range(start, stop))
+        share = batch_size // world
+        together = max(1, GATHERED_BYTES // (share * math.prod(images.shape)))
+        for step in range(start, stop, together):
+            steps = min(together, stop - step)
+            pixels, labels = gather(step, steps)
+            for i in range(steps):
+                part = slice(i * share, (i + 1) * share)
+                yield pixels[part], None if labels is None else labels[part]
         return
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         coming = None
