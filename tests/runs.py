@@ -32,6 +32,7 @@ def settings(out: Path, variant: str = "mlp", **changes: Any) -> dict[str, Any]:
         "checkpoint_every": 10,
         "device": "cpu",
         "threads": 1,
+        "mixed_precision": "no",  # the same on every machine
     } | changes
 
 

@@ -182,7 +182,7 @@ def test_what_is_no_setting_is_refused(override: str, tmp_path: Path) -> None:
     ("override", "words"),
     [
         ("epocs=3", "unknown key 'epocs'. Did you mean 'epochs'?"),
-        ("optimizer.beta=[0, 0]", "unknown key 'optimizer.beta'. Did you mean 'betas'? Known: betas, eps, name"),
+        ("optimizer.beta=[0, 0]", "unknown key 'optimizer.beta'. Did you mean 'betas'? Known: betas, eps, fused, name"),
         ("wandb.projct=x", "unknown key 'wandb.projct'. Did you mean 'project'?"),
         ("benchmark.metric=[fid]", "unknown key 'benchmark.metric'. Did you mean 'metrics'?"),
     ],
@@ -229,7 +229,7 @@ ILLEGAL = {
     "wandb.mode": ("off",),
     "data.range": ("[0, 255]", "[0]", "[1, 0]", "unit"),
     "data.val_from": ("val",),
-    "data.flip": ("maybe", "2"),
+    **dict.fromkeys(("data.flip", "channels_last", "compile", "tune", "optimizer.fused"), ("maybe", "2")),
     "data.split_seed": ("1.5", "x"),
     "data.root": ("3",),
     "data.name": ("3", "[a]"),

@@ -97,6 +97,8 @@ class BaseVAE(nn.Module):
         batch_terms: Terms of the loss that compare a batch's images with one another (a covariance, a kernel distance),
             and so depend on its size; all others are means over images.
         image: The data's shape and range.
+        bf16_safe: Whether training under bfloat16 autocast reaches what float32 reaches.
+        not_compiled: Why torch.compile can't take the training step; empty if it can.
         settled: Options of parent classes that this one decides itself, and its users can't.
         progress: Scalar buffer from 0 to 1, set by the loop before each step; read by schedules, kept in checkpoints.
     """
@@ -106,6 +108,8 @@ class BaseVAE(nn.Module):
     stochastic: ClassVar[bool] = True
     codebook_size: int = 0
     batch_terms: ClassVar[tuple[str, ...]] = ()
+    bf16_safe: ClassVar[bool] = True
+    not_compiled: ClassVar[str] = ""
     settled: ClassVar[tuple[str, ...]] = ()
     progress: Tensor
 

@@ -79,6 +79,7 @@ class OptimizerConfig(_Strict):
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
+    fused: bool = True  # one kernel for all parameters
 
 
 class WandbConfig(_Strict):
@@ -120,7 +121,10 @@ class Config(_Strict):
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay per step; evaluation then uses the average
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    mixed_precision: Literal["no", "fp16", "bf16", "auto"] = "no"
+    mixed_precision: Literal["no", "fp16", "bf16", "auto"] = "auto"  # auto: bf16 where the hardware multiplies it
+    channels_last: bool = True  # memory layout of convolutions and their images
+    compile: bool = False  # torch.compile of the training step: minutes at the start, faster afterwards
+    tune: bool = False  # time a few steps of each precision and layout at the start, and keep the fastest
     threads: PositiveInt | None = None  # CPU threads per process; None: the machine's cores shared by its ranks
 
     log_every: PositiveInt = 50  # steps

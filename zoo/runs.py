@@ -19,7 +19,7 @@ from zoo.data import Data, batches, build_data
 from zoo.errors import UserError
 from zoo.evaluate import METRICS_FILE, provenance, read_results, score, write_pictures, write_results
 from zoo.registry import load_plugin
-from zoo.setup import Run, make_accelerator, set_up
+from zoo.setup import Run, choose_device, choose_precision, make_accelerator, set_threads, set_up
 from zoo.train import Trainer
 
 CONFIG_FILE = "config.yaml"
@@ -163,6 +163,7 @@ def finish(run: Run, trainer: Trainer) -> None:
         "device": run.accelerator.device.type,
         "processes": run.accelerator.num_processes,
         "precision": run.precision,
+        "choices": run.choices(),
         "command": command(),
     }
     if trainer.train_seconds:  # a finished run that is resumed takes no step
@@ -188,7 +189,8 @@ def evaluate_run(out: Path, overrides: list[str], again: bool = False) -> None:
     config = load_config(out / CONFIG_FILE, [*overrides, f"out={out}"])
     for plugin in config.plugins:
         load_plugin(plugin)
-    accelerator, _ = make_accelerator(config)
+    set_threads(config)
+    accelerator = make_accelerator(config, choose_precision(config, choose_device(config)))
     with accelerator.main_process_first():
         data = build_data(config.data)
     _measure(out, load(out, accelerator.device), data, config, accelerator, {}, again)

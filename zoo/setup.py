@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
 import math
 import os
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate.utils import broadcast_object_list
+from torch import nn
 
-from zoo.base import BaseVAE
+from zoo.base import VARIANTS, BaseVAE, Batch
 from zoo.config import Config
 from zoo.data import Data, build_data
 from zoo.errors import UserError
 from zoo.models import create, preferred_range
 from zoo.registry import load_plugin
+
+TUNING_STEPS = 6
 
 
 @dataclass
@@ -28,6 +35,7 @@ class Run:
     model: BaseVAE
     accelerator: Accelerator
     precision: str
+    channels_last: bool
     total_steps: int
 
     @property
@@ -35,19 +43,40 @@ class Run:
         """Images a process sees in one micro-batch."""
         return self.config.batch_size // (self.accelerator.num_processes * self.config.accumulate)
 
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Of the model and its images."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def choices(self) -> str:
+        """Say in one line how it will be computed."""
+        config = self.config
+        ranks = self.accelerator.num_processes
+        fused = "fused " if config.optimizer.fused else ""
+        return ", ".join(
+            [
+                f"{self.accelerator.device.type}",
+                f"{ranks} process{'es' if ranks > 1 else ''}",
+                f"{torch.get_num_threads()} threads",
+                f"precision {self.precision}",
+                *(["channels-last"] if self.channels_last else []),
+                *(["compiled"] if config.compile else []),
+                f"{fused}{config.optimizer.name}",
+                *(["tuned"] if config.tune else []),
+            ]
+        )
+
     def summary(self) -> str:
         """Say in a few lines what will be trained, on what, and how."""
         config, model = self.config, self.model
         parameters = sum(p.numel() for p in model.parameters())
-        ranks = self.accelerator.num_processes
         return "\n".join(
             [
                 f"model   {config.model.name} ({type(model).__name__}), {parameters:,} parameters",
                 f"data    {self.data.describe()}, pixels in [{model.image.range[0]:g}, {model.image.range[1]:g}]",
                 f"steps   {self.total_steps:,} of {config.batch_size} images"
                 f" ({self.total_steps * config.batch_size / len(self.data.train):.4g} epochs)",
-                f"device  {self.accelerator.device.type}, {ranks} process{'es' if ranks > 1 else ''}, "
-                f"{torch.get_num_threads()} threads, precision {self.precision}",
+                f"how     {self.choices()}",
                 f"out     {self.out}",
             ]
         )
@@ -62,18 +91,29 @@ def set_up(config: Config) -> Run:
     for plugin in config.plugins:
         load_plugin(plugin)
     options = config.model.options
+    variant = VARIANTS.lookup(config.model.name).target
+    if config.compile and variant.not_compiled:
+        raise UserError(f"model {config.model.name!r} can't be compiled: {variant.not_compiled}; set compile=false")
     pixel_range = config.data.range or preferred_range(config.model.name, options)
-    accelerator, precision = make_accelerator(config)
-    ranks = accelerator.num_processes
+    device = choose_device(config)
+    processes = PartialState(cpu=device == "cpu")
+    set_threads(config)
+    ranks = processes.num_processes
     if config.batch_size % (ranks * config.accumulate):
         raise UserError(
             f"batch_size {config.batch_size} can't be shared equally by {ranks} processes x {config.accumulate} "
             f"accumulated micro-batches: make it a multiple of {ranks * config.accumulate}"
         )
-    with accelerator.main_process_first():  # the first process decodes or downloads, the others find it done
+    with processes.main_process_first():  # the first process decodes or downloads, the others find it done
         data = build_data(config.data)
     torch.manual_seed(config.seed)
     model = create(config.model.name, data.spec(pixel_range), **options)
+    precision = choose_precision(config, device, variant.bf16_safe)
+    channels_last = config.channels_last and any(isinstance(module, nn.Conv2d) for module in model.modules())
+    if config.tune:
+        size = config.batch_size // (ranks * config.accumulate)
+        precision, channels_last = tune(config, model, precision, channels_last, size, processes.device)
+    accelerator = make_accelerator(config, precision)
     config.data.range = pixel_range
     config.data.size = model.image.height
     if config.out is None:
@@ -81,44 +121,100 @@ def set_up(config: Config) -> Run:
         name = f"{config.model.name}_{config.data.name}{latent}_s{model.image.height}_{config.seed}"
         config.out = Path("runs") / name
     total = config.steps or math.ceil(config.epochs * len(data.train) / config.batch_size)  # type: ignore[operator]
-    return Run(config, config.out, data, model, accelerator, precision, total)
+    return Run(config, config.out, data, model, accelerator, precision, channels_last, total)
 
 
-def make_accelerator(config: Config) -> tuple[Accelerator, str]:
-    """Choose device, precision and threads.
-
-    Returns:
-        The accelerator, and the precision that `auto` came to.
+def choose_device(config: Config) -> str:
+    """Return "cuda", "mps" or "cpu".
 
     Raises:
         UserError: if the machine lacks what the config asks for.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("device is 'cuda', but no CUDA device is available here: set device=auto or device=cpu")
-    if config.device == "mps" and not torch.backends.mps.is_available():
-        raise UserError("device is 'mps', but no Apple GPU is available here: set device=auto or device=cpu")
-    on_cpu = config.device == "cpu" or not (torch.cuda.is_available() or torch.backends.mps.is_available())
-    precision = config.mixed_precision
-    if precision == "auto":
-        precision = "bf16" if has_bf16(on_cpu) else "no"
-    if precision == "fp16" and on_cpu:
+    there = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if config.device != "auto" and not there[config.device]:
+        what = {"cuda": "no CUDA device", "mps": "no Apple GPU"}[config.device]
+        raise UserError(f"device is {config.device!r}, but {what} is available here: set device=auto or device=cpu")
+    return config.device if config.device != "auto" else next(d for d in ("cuda", "mps", "cpu") if there[d])
+
+
+def choose_precision(config: Config, device: str, bf16_safe: bool = True) -> str:
+    """Return "no", "fp16" or "bf16".
+
+    Raises:
+        UserError: if the device can't do what the config asks for.
+    """
+    if config.mixed_precision == "fp16" and device == "cpu":
         raise UserError("mixed_precision 'fp16' needs a GPU: set mixed_precision=bf16, auto or no")
-    accelerator = Accelerator(
-        cpu=on_cpu,
+    if config.mixed_precision == "auto":
+        return "bf16" if bf16_safe and has_bf16(device) else "no"
+    return config.mixed_precision
+
+
+def make_accelerator(config: Config, precision: str) -> Accelerator:
+    """Build the accelerator."""
+    return Accelerator(
+        cpu=choose_device(config) == "cpu",
         mixed_precision=precision,
         log_with=list(config.trackers) or None,
         project_dir="runs",  # the run's own folder is known only later: see _start_trackers
         kwargs_handlers=[DistributedDataParallelKwargs()],
     )
+
+
+def set_threads(config: Config) -> None:
+    """Share the machine's cores out to its processes: torchrun would leave each process one thread."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     ranks_here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    torch.set_num_threads(config.threads or max(1, cores // ranks_here))  # torchrun would leave each process one
-    return accelerator, precision
+    torch.set_num_threads(config.threads or max(1, cores // ranks_here))
 
 
-def has_bf16(on_cpu: bool) -> bool:
+def has_bf16(device: str) -> bool:
     """Say whether the processor multiplies bfloat16 in hardware."""
-    if on_cpu:
+    if device == "cpu":
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def tune(
+    config: Config, model: BaseVAE, precision: str, channels_last: bool, size: int, device: torch.device
+) -> tuple[str, bool]:
+    """Time a few steps of each choice that the config leaves open, on noise, and return the fastest.
+
+    Args:
+        config: `mixed_precision: auto` and `channels_last: true` are open choices.
+        model: Copied, not trained.
+        precision: The fastest, as far as is known without trying.
+        channels_last: Likewise.
+        size: Images in a micro-batch.
+        device: Where to try.
+
+    Returns:
+        Precision and layout, the same on every rank.
+    """
+    from zoo.testing import random_batch  # a module for tests, but its noise is what is needed
+
+    precisions = ["no", "bf16"] if config.mixed_precision == "auto" and precision == "bf16" else [precision]
+    layouts = [True, False] if channels_last else [False]
+    seconds: dict[tuple[str, bool], float] = {}
+    with torch.random.fork_rng():
+        x, y = random_batch(model.image, size)
+        for choice in itertools.product(precisions, layouts):
+            seconds[choice] = _time_steps(copy.deepcopy(model).to(device), Batch(x, y), *choice)
+    return broadcast_object_list([min(seconds, key=lambda choice: seconds[choice])])[0]
+
+
+def _time_steps(model: BaseVAE, batch: Batch, precision: str, channels_last: bool) -> float:
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model = model.to(memory_format=layout).train()
+    x = batch.x.to(model.device, memory_format=layout)
+    y = None if batch.y is None else batch.y.to(model.device)
+    times = []
+    for _ in range(TUNING_STEPS):
+        start = time.perf_counter()
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            loss = model.loss(Batch(x, y))["loss"]
+        loss.backward()
+        loss.item()  # waits for a GPU
+        times.append(time.perf_counter() - start)
+    return min(times[1:])  # the first one builds kernels

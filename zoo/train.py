@@ -115,7 +115,7 @@ def make_optimizer(config: Config, parameters: list[nn.Parameter]) -> torch.opti
     if settings.name == "sgd":
         return torch.optim.SGD(parameters, lr=config.lr, weight_decay=settings.weight_decay)
     cls = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
-    fused = parameters[0].device.type in ("cpu", "cuda")
+    fused = settings.fused and parameters[0].device.type in ("cpu", "cuda")
     return cls(
         parameters,
         lr=config.lr,
@@ -153,7 +153,7 @@ class Trainer:
         accelerator = self.accelerator
         if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
             self.model = run.model = nn.SyncBatchNorm.convert_sync_batchnorm(run.model)
-        self.model.to(accelerator.device)
+        self.model.to(accelerator.device).to(memory_format=run.memory_format)
         assert accelerator.ddp_handler is not None
         # A player's turn leaves the other players' parameters without a gradient.
         accelerator.ddp_handler.find_unused_parameters = len(self.model.players) > 1
@@ -163,6 +163,8 @@ class Trainer:
         }
         optimizers = [make_optimizer(self.config, parameters) for parameters in self.parameters.values()]
         self.train_step, *prepared = accelerator.prepare(TrainStep(self.model), *optimizers)
+        if self.config.compile:
+            self.train_step = torch.compile(self.train_step)
         # Accelerate's wrapper serves fp16's loss scaling; without it, it only costs time at each step: it looks for
         # installed packages and inspects signatures.
         self.scaled = accelerator.scaler is not None
@@ -268,7 +270,7 @@ class Trainer:
             for micro in range(config.accumulate):
                 part = slice(micro * self.run.images_per_rank, (micro + 1) * self.run.images_per_rank)
                 seed_noise(noise_seed(config.seed, self.step, index, micro, rank), accelerator.device)
-                x = to_float(images[part], self.model.image.range)
+                x = to_float(images[part], self.model.image.range).contiguous(memory_format=self.run.memory_format)
                 batch = Batch(mirror(x) if config.data.flip else x, None if labels is None else labels[part])
                 syncing = micro == config.accumulate - 1
                 with nullcontext() if syncing else accelerator.no_sync(self.train_step):
