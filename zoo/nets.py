@@ -300,3 +300,12 @@ def _residual(before: int, after: int, blocks: int) -> Sequence[nn.Module]:
 def label_vector(y: Tensor, image: ImageSpec) -> Tensor:
     """Write labels as float vectors `[B, label_dim]`: classes `[B]` one-hot, attributes `[B, A]` as they are."""
     return F.one_hot(y, image.classes).to(torch.float32) if image.classes else y.float()
+
+
+def latent_critic(latent_dim: int, width: int, layers: int) -> nn.Sequential:
+    """Build what tells two kinds of latents apart: `[B, latent_dim]` -> one logit each, `[B, 1]`; LeakyReLU(0.2)."""
+    widths = [latent_dim, *[width] * layers]
+    hidden: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:], strict=False):
+        hidden += [nn.Linear(before, after), nn.LeakyReLU(0.2)]
+    return nn.Sequential(*hidden, nn.Linear(width, 1))

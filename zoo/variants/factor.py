@@ -1,0 +1,67 @@
+"""FactorVAE: penalise the total correlation that a critic sees. Kim & Mnih 2018, arXiv:1802.05983, Algorithm 2.
+
+    loss = E_q(z|x)[-log p(x|z)] + KL(q(z|x) || N(0, I)) + `gamma` TC,   TC = E_q(z)[critic(z)]
+    critic/loss = (E_q(z)[softplus(-critic(z))] + E_perm(z)[softplus(critic(z'))]) / 2
+
+The critic tells draws of q(z) from draws of the product of its marginals, made by permuting each dimension over the
+batch; its logit estimates the log ratio of their densities, whose mean under q(z) is the total correlation.
+
+Logs:
+    tc: the critic's estimate of the total correlation, nats.
+    critic/loss: the critic's cross-entropy, nats; log 2 where it can't tell the two apart.
+
+Departs from the paper: one batch split in two, where the paper draws two batches; the critic is `critic_width` wide,
+1000 in the paper, and shares the run's learning rate.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import NonNegativeFloat, PositiveInt
+from torch import Tensor
+
+from zoo.base import Batch, ImageSpec, register
+from zoo.distributions import gaussian_kl
+from zoo.divergences import permute_dims
+from zoo.gaussian import GaussianVAE
+from zoo.nets import latent_critic
+
+
+@register("factor")
+class FactorVAE(GaussianVAE):
+    """A VAE and a critic of its latents' dependence.
+
+    Args:
+        image: The data's shape and range.
+        gamma: Weight of the total correlation.
+        critic_width: Units in each of the critic's hidden layers.
+        **options: Those of `GaussianVAE`.
+    """
+
+    players = ("vae", "critic")
+
+    def __init__(
+        self, image: ImageSpec, *, gamma: NonNegativeFloat = 10.0, critic_width: PositiveInt = 256, **options: Any
+    ) -> None:
+        super().__init__(image, **options)
+        self.gamma = gamma
+        self.critic = latent_critic(self.latent_dim, critic_width, layers=5)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return loss, recon, kl, elbo and tc."""
+        out = self(batch.x, batch.y)
+        assert out.logvar is not None
+        recon = self.likelihood.nll(out.logits, batch.x)  # [B]
+        terms = self.elbo_terms(recon, gaussian_kl(out.mu, out.logvar), self.beta)
+        tc = self.critic(out.z).float().mean()
+        return terms | {"loss": terms["loss"] + self.gamma * tc, "tc": tc}
+
+    def critic_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the critic's loss on one half of the batch as it is, and the other half permuted."""
+        with torch.no_grad():
+            z = self(batch.x, batch.y).z
+        half = (len(z) + 1) // 2
+        joint, product = z[:half], permute_dims(z[-half:])  # a batch of odd size shares its middle image
+        told = F.softplus(-self.critic(joint).float()).mean() + F.softplus(self.critic(product).float()).mean()
+        return {"loss": told / 2}

@@ -1,0 +1,64 @@
+"""InfoVAE: match the aggregate posterior, not each one. Zhao et al. 2017, arXiv:1706.02262, equation 6 (MMD-VAE).
+
+    loss = E_q(z|x)[-log p(x|z)] + (1 - `alpha`) KL(q(z|x) || N(0, I)) + (`alpha` + `scale` - 1) MMD(q(z), N(0, I))
+
+`alpha` below 1 keeps some of the KL; at 1 none is left, and the latent may hold as much information as it likes as long
+as its aggregate is the prior. `scale` is the paper's lambda.
+
+Logs:
+    mmd: squared maximum mean discrepancy of the batch's latents and as many draws of the prior, unbiased.
+
+Departs from the paper: the kernel is a choice of two, see `zoo.divergences.kernel_matrix`; q(z) is estimated on each
+rank, from its own images.
+"""
+
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field, NonNegativeFloat
+from torch import Tensor
+
+from zoo.base import Batch, ImageSpec, register
+from zoo.distributions import gaussian_kl
+from zoo.divergences import Kernel, mmd
+from zoo.gaussian import GaussianVAE
+
+
+@register("info")
+class InfoVAE(GaussianVAE):
+    """A VAE with less of the KL and a divergence between aggregate posterior and prior.
+
+    Args:
+        image: The data's shape and range.
+        alpha: 1 minus the weight of the KL.
+        scale: Weight of the divergence, but for alpha - 1.
+        kernel: Of the divergence: inverse multiquadrics, or a Gaussian.
+        **options: Those of `GaussianVAE`.
+    """
+
+    settled = ("beta",)
+    batch_terms = ("loss", "mmd")
+
+    def __init__(
+        self,
+        image: ImageSpec,
+        *,
+        alpha: Annotated[float, Field(le=1)] = 0.5,
+        scale: NonNegativeFloat = 500.0,
+        kernel: Kernel = "rbf",
+        **options: Any,
+    ) -> None:
+        super().__init__(image, **options)
+        self.alpha = alpha
+        self.scale = scale
+        self.kernel = kernel
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return loss, recon, kl, elbo and mmd."""
+        out = self(batch.x, batch.y)
+        assert out.logvar is not None
+        recon = self.likelihood.nll(out.logits, batch.x)  # [B]
+        terms = self.elbo_terms(recon, gaussian_kl(out.mu, out.logvar), 1 - self.alpha)
+        with torch.autocast(batch.x.device.type, enabled=False):
+            distance = mmd(out.z, torch.randn_like(out.z), self.kernel)
+        return terms | {"loss": terms["loss"] + (self.alpha + self.scale - 1) * distance, "mmd": distance}

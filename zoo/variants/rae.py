@@ -1,0 +1,87 @@
+"""Regularised autoencoder: a smooth decoder instead of noise. Ghosh et al. 2020, arXiv:1903.12436, equation 11.
+
+    loss = -log p(x|z) + `beta`/2 |z|^2 + `smoothness` L_reg,   z = f(x)
+    L_reg = |decoder's weights|^2              (rae_l2)
+          = |d decoder(z) / dz|^2_F            (rae_gp)
+
+The squared Frobenius norm of the decoder's Jacobian J is estimated without bias by one random direction v ~ N(0, I):
+E|J^T v|^2 = |J|^2_F. Samples decode z ~ N(0, I); the paper fits a mixture of ten Gaussians to the latents after
+training, which is the benchmark's sampler `gmm10`.
+
+Logs:
+    z_norm: |z|^2 / 2, what an N(0, I) prior would cost in nats but for a constant.
+    smoothness: L_reg, before its weight.
+
+Departs from the paper: the gradient penalty is estimated by a projection, where its code takes the gradient of the
+summed output; the weights are penalised in the loss rather than by the optimizer's weight decay.
+"""
+
+from typing import Any
+
+import torch
+from pydantic import NonNegativeFloat
+from torch import Tensor
+
+from zoo.base import Batch, ImageSpec, register
+from zoo.deterministic import Autoencoder
+
+
+class RegularisedAutoencoder(Autoencoder):
+    """An autoencoder with small latents and a smooth decoder.
+
+    Args:
+        image: The data's shape and range.
+        beta: Weight of the latents' norm.
+        smoothness: Weight of L_reg.
+        **options: Those of `Autoencoder`.
+    """
+
+    def __init__(
+        self,
+        image: ImageSpec,
+        *,
+        beta: NonNegativeFloat = 1e-1,
+        smoothness: NonNegativeFloat = 1e-3,
+        **options: Any,
+    ) -> None:
+        super().__init__(image, **options)
+        self.beta = beta
+        self.smoothness = smoothness
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return loss, recon, z_norm and smoothness."""
+        out = self(batch.x)
+        recon = self.likelihood.nll(out.logits, batch.x).mean()
+        z_norm = out.z.square().sum(1).mean() / 2
+        roughness = self.roughness(out.z)
+        loss = self.recon_weight * recon + self.beta * z_norm + self.smoothness * roughness
+        return {"loss": loss, "recon": recon, "z_norm": z_norm, "smoothness": roughness}
+
+    def roughness(self, z: Tensor) -> Tensor:
+        """Return L_reg at latents `[B, D]`: a scalar."""
+        raise NotImplementedError
+
+
+@register("rae_l2", "penalty on the decoder's weights")
+class WeightRAE(RegularisedAutoencoder):
+    """L_reg is the squared norm of all weights between latent and image."""
+
+    def roughness(self, z: Tensor) -> Tensor:
+        """Sum the squares of the weights."""
+        parameters = [*self.from_latent.parameters(), *self.decoder.parameters()]
+        return torch.stack([parameter.square().sum() for parameter in parameters]).sum()
+
+
+@register("rae_gp", "penalty on the decoder's gradient", smoothness=1e-2)
+class GradientRAE(RegularisedAutoencoder):
+    """L_reg is the squared norm of the decoder's Jacobian."""
+
+    not_compiled = "its gradient penalty is differentiated twice, which torch.compile does not support"
+
+    def roughness(self, z: Tensor) -> Tensor:
+        """Estimate the mean of |J|^2_F."""
+        with torch.enable_grad():  # also where the loss is only evaluated
+            z = z if z.requires_grad else z.detach().requires_grad_()
+            images = self.decode(z)
+            (projected,) = torch.autograd.grad(images, z, torch.randn_like(images), create_graph=True)  # J^T v, [B, D]
+        return projected.square().sum(1).mean()
