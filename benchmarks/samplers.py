@@ -18,13 +18,14 @@ from collections.abc import Callable, Iterator
 from typing import Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmarks.core import Subject
-from zoo.distributions import gaussian_kl, gaussian_log_prob, standard_normal
+from zoo.distributions import standard_normal
 from zoo.errors import UserError
 from zoo.evaluate import evaluation_batches
 from zoo.pictures import to_unit
+from zoo.priors import SecondStage
 from zoo.registry import Registry
 
 LATENT_BATCH = 500
@@ -32,7 +33,6 @@ GMM_COMPONENTS = 10
 GMM_POINTS = 10_000
 STAGE_STEPS = 3000
 STAGE_BATCH = 256
-STAGE_WIDTH = 512
 
 T = TypeVar("T")
 
@@ -103,37 +103,6 @@ def second_stage(subject: Subject) -> Draw:
         torch.manual_seed(0)
         stage = _fit(SecondStage(z.shape[1]).to(device), ((z - mean) / scale).to(device))
     return _decoded(subject, lambda n, g: stage.sample(n, g).cpu() * scale + mean)
-
-
-class SecondStage(nn.Module):
-    """p(u) = N(0, I), p(z|u) = N(f(u), gamma I) with gamma learned, q(u|z) diagonal Gaussian; u and z in R^D.
-
-    Args:
-        dim: D.
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-        self.encoder, self.decoder = _mlp(dim, 2 * dim), _mlp(dim, dim)
-        self.log_gamma = nn.Parameter(torch.tensor(-3.0))
-
-    def loss(self, z: Tensor) -> Tensor:
-        """Minus the evidence lower bound of `[B, D]`, in nats, averaged."""
-        mu, logvar = self.encoder(z).chunk(2, dim=1)
-        u = mu + (0.5 * logvar).exp() * torch.randn_like(mu)
-        return (gaussian_kl(mu, logvar) - gaussian_log_prob(z, self.decoder(u), self.log_gamma)).mean()
-
-    def sample(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draw u, then z: `[n, D]`."""
-        shape = (n, self.dim)
-        mean = self.decoder(standard_normal(shape, self.log_gamma.device, generator))
-        return mean + (0.5 * self.log_gamma).exp() * standard_normal(shape, mean.device, generator)
-
-
-def _mlp(inputs: int, outputs: int) -> nn.Sequential:
-    hidden = (nn.Linear(inputs, STAGE_WIDTH), nn.ReLU(), nn.Linear(STAGE_WIDTH, STAGE_WIDTH), nn.ReLU())
-    return nn.Sequential(*hidden, nn.Linear(STAGE_WIDTH, outputs))
 
 
 def _fit(stage: SecondStage, z: Tensor) -> SecondStage:

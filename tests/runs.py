@@ -16,7 +16,10 @@ from zoo.runs import train
 PLUGINS = Path(__file__).parent / "plugins"
 ROOT = Path(__file__).parent.parent
 # What makes a variant that has such an option cheaper to try.
-SMALLER: dict[str, Any] = {}
+SMALLER: dict[str, Any] = {
+    **{"critic_width": 16, "samples": 3, "groups": 2, "flows": 2, "flow_width": 16, "pseudo_inputs": 5},
+    **{"codes": 8, "dim": 4, "positions": 4, "categories": 4, "levels": [3, 4], "latent_dims": [3, 2], "width": 16},
+}
 
 
 def settings(out: Path, variant: str = "mlp", **changes: Any) -> dict[str, Any]:

@@ -16,12 +16,13 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from benchmarks.core import METRICS, Score, Subject
-from benchmarks.metrics.reconstruction import BETAS, lpips, ms_ssim, mse, psnr, rfid, scale_weights, ssim
+from benchmarks.metrics.reconstruction import lpips, ms_ssim, mse, psnr, rfid, ssim
 from tests.test_features import pictures
 from tests.test_samplers import Flat, Rank, make_subject
 from zoo.base import SYMMETRIC, UNIT, ImageSpec
 from zoo.data import Images
 from zoo.errors import UserError
+from zoo.similarity import BETAS, scale_weights
 
 
 class Noisy(Flat):

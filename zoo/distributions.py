@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zoo.base import SYMMETRIC, UNIT, ImageSpec
 from zoo.errors import UserError
 
-Reconstruction = Literal["bce", "mse", "l1", "gaussian"]
+Reconstruction = Literal["bce", "mse", "l1", "logcosh", "gaussian"]
 Activation = Literal["sigmoid", "tanh", "none"]
 
 ACTIVATION_RANGE = {"sigmoid": UNIT, "tanh": SYMMETRIC}
@@ -33,6 +33,12 @@ def standard_normal(
 def gaussian_kl(mu: Tensor, logvar: Tensor) -> Tensor:
     """KL(N(mu, exp(logvar)) || N(0, I)) in nats: `[B, D]` -> `[B]`. Kingma & Welling 2013, appendix B."""
     return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(1)
+
+
+def gaussian_kl_between(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tensor) -> Tensor:
+    """KL(N(mu, exp(logvar)) || N(prior_mu, exp(prior_logvar))) in nats, summed over the last dimension."""
+    squared = (mu - prior_mu).square() + logvar.exp()
+    return 0.5 * (prior_logvar - logvar + squared * (-prior_logvar).exp() - 1).sum(-1)
 
 
 def gaussian_log_prob(z: Tensor, mu: Tensor | float = 0.0, logvar: Tensor | float = 0.0) -> Tensor:
@@ -59,7 +65,7 @@ class Posterior(Protocol):
     @property
     def logvar(self) -> Tensor | None: ...  # noqa: D102
 
-    def draw(self, k: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def draw(self, k: int) -> tuple[Tensor, Tensor]:
         """Draw k latents per image: z `[k, B, D]` and log q(z|x) `[k, B]`, nats; gradients flow through both."""
         ...
 
@@ -71,10 +77,15 @@ class DiagonalGaussian:
     point: Tensor
     logvar: Tensor
 
-    def draw(self, k: int, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+    def draw(self, k: int) -> tuple[Tensor, Tensor]:
         """Draw k latents per image, with their log density."""
-        z = gaussian_sample(self.point.expand(k, -1, -1), self.logvar.expand(k, -1, -1), generator)
+        z = gaussian_sample(self.point.expand(k, -1, -1), self.logvar.expand(k, -1, -1))
         return z, gaussian_log_prob(z, self.point, self.logvar)
+
+
+def log_cosh_constant(a: float) -> float:
+    """Log of the integral of cosh(a e)^(-1/a) over the real line, which is B(1/2, 1/(2a)) / a."""
+    return 0.5 * math.log(math.pi) + math.lgamma(0.5 / a) - math.lgamma(0.5 / a + 0.5) - math.log(a)
 
 
 class Likelihood(nn.Module):
@@ -85,18 +96,22 @@ class Likelihood(nn.Module):
     | bce | Bernoulli, pixels in [0, 1] | binary cross-entropy, computed from logits |
     | mse | Gaussian of variance 1/2 | squared error; the constant log(pi)/2 a pixel is left out |
     | l1 | Laplace of scale 1 | absolute error; the constant log(2) a pixel is left out |
+    | logcosh | proportional to cosh(a e)^(-1/a), a is `sharpness` | log cosh(a e) / a; its constant is left out |
     | gaussian | Gaussian, one learned variance for all pixels | complete |
 
     Args:
-        kind: One of the four above.
+        kind: One of the above.
         activation: From raw output to image: sigmoid for [0, 1], tanh for [-1, 1], none; by default what fits.
         image: The data's shape and range.
+        sharpness: Of "logcosh": errors well below 1/a count squared, those well above by their size.
 
     Raises:
         UserError: if kind, activation and range don't go together.
     """
 
-    def __init__(self, kind: Reconstruction, activation: Activation | None, image: ImageSpec) -> None:
+    def __init__(
+        self, kind: Reconstruction, activation: Activation | None, image: ImageSpec, sharpness: float = 10.0
+    ) -> None:
         super().__init__()
         low, high = image.range
         if activation is None:
@@ -115,7 +130,9 @@ class Likelihood(nn.Module):
         self.kind = kind
         self.activation = activation
         # What `nll` leaves out, nats per image.
-        self.constant = image.pixels * {"mse": 0.5 * math.log(math.pi), "l1": math.log(2)}.get(kind, 0.0)
+        constants = {"mse": 0.5 * math.log(math.pi), "l1": math.log(2), "logcosh": log_cosh_constant(sharpness)}
+        self.constant = image.pixels * constants.get(kind, 0.0)
+        self.sharpness = sharpness
         if kind == "gaussian":
             self.logvar = nn.Parameter(torch.zeros(()))
 
@@ -133,6 +150,9 @@ class Likelihood(nn.Module):
             errors = F.mse_loss(self.mean(logits), x, reduction="none")
         elif self.kind == "l1":
             errors = F.l1_loss(self.mean(logits), x, reduction="none")
+        elif self.kind == "logcosh":
+            scaled = self.sharpness * (self.mean(logits) - x).abs()
+            errors = (scaled + F.softplus(-2 * scaled) - math.log(2)) / self.sharpness  # log cosh without overflow
         else:
             squared = F.mse_loss(self.mean(logits), x, reduction="none")
             errors = 0.5 * (math.log(2 * math.pi) + self.logvar + squared * (-self.logvar).exp())

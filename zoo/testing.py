@@ -100,8 +100,10 @@ def check_gradients(model: BaseVAE, batch: Batch) -> None:
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for player in model.players:
         own = {id(parameter) for parameter in model.player_parameters(player)}
+        module = getattr(model, player, None)
+        inside = {id(parameter) for parameter in module.parameters()} if isinstance(module, torch.nn.Module) else set()
         for name, parameter in model.named_parameters(remove_duplicate=False):
-            shared = player != "vae" and id(parameter) in own and not name.startswith(f"{player}.")
+            shared = id(parameter) in inside and not name.startswith(f"{player}.")
             assert not shared, f"{name} is also part of {player!r}: each parameter must belong to one player"
         for parameter in trainable:  # as the loop does
             parameter.grad = None

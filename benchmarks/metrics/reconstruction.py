@@ -23,9 +23,8 @@ from benchmarks.core import Score, Subject, register_metric
 from benchmarks.metrics.fid import frechet_distance, protocol
 from zoo.errors import UserError
 from zoo.pictures import to_unit
+from zoo.similarity import WINDOW, scale_weights
 
-WINDOW = 11  # pixels, of SSIM's Gaussian window
-BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, section 3.2
 LPIPS_MIN_SIZE = 31
 
 Compare = Callable[[Tensor, Tensor], Tensor]  # reconstructions and images, [B, C, H, W] each -> [B]
@@ -80,7 +79,9 @@ def ms_ssim(subject: Subject) -> dict[str, Score]:
     Raises:
         UserError: if not even two scales fit.
     """
-    betas = scale_weights(_size(subject))
+    betas = scale_weights(size := _size(subject))
+    if len(betas) < 2:
+        raise UserError(f"MS-SSIM needs images of {2 * WINDOW} pixels or more, not {size}: use ssim")
     how = f"MS-SSIM, Gaussian window {WINDOW} px, sigma 1.5, betas {', '.join(f'{beta:.4f}' for beta in betas)}"
 
     def compare(recon: Tensor, image: Tensor) -> Tensor:
@@ -89,20 +90,6 @@ def ms_ssim(subject: Subject) -> dict[str, Score]:
         )
 
     return {"ms_ssim": _image_mean(subject, compare, "", True, how)}
-
-
-def scale_weights(size: int) -> tuple[float, ...]:
-    """Return MS-SSIM's weights for images of `size` pixels, finest scale first, sum 1.
-
-    Raises:
-        UserError: if not even two scales fit.
-    """
-    # torchmetrics asks for more than 10 (scales - 1)^2 pixels; the coarsest scale must still hold the window.
-    scales = [s for s in range(2, 6) if size // (s - 1) ** 2 >= WINDOW and size // 2 ** (s - 1) >= WINDOW]
-    if not scales:
-        raise UserError(f"MS-SSIM needs images of {2 * WINDOW} pixels or more, not {size}: use ssim")
-    used = BETAS[: scales[-1]]
-    return tuple(beta / sum(used) for beta in used)
 
 
 @register_metric("lpips", "learned perceptual distance of reconstructions")

@@ -13,8 +13,8 @@ Logs:
     tc: estimated total correlation, nats.
     dwkl: estimated dimension-wise KL, nats; the three add up to kl's estimate at the drawn z.
 
-Departs from the paper: of the B - 1 other images the paper lets one weigh less than the rest, chosen at random; here all
-weigh the same, which is the mean over that choice. q(z) is estimated on each rank, from its own images.
+Departs from the paper: of the B - 1 other images the paper lets one, chosen at random, weigh less than the rest; here
+all weigh the same, which is the mean over that choice. q(z) is estimated on each rank, from its own images.
 """
 
 import math

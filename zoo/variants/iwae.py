@@ -1,29 +1,23 @@
-"""Importance-weighted autoencoders: bounds of many samples. Burda et al. 2015, arXiv:1509.00519; Rainforth et al. 2018.
+"""Importance-weighted autoencoder: a bound of many samples. Burda et al. 2015, arXiv:1509.00519, equation 8.
 
     log w = log p(x|z) + log p(z) - log q(z|x),   z ~ q(z|x)
-    L(K)    = log 1/K sum_k w_k                                        (1)  iwae minimises -L(K)
-    L(M, K) = 1/M sum_m log 1/K sum_k w_mk                             (2)  miwae minimises -L(M, K)
-              `elbo_weight` L(M, 1) + (1 - `elbo_weight`) L(1, M)      (3)  ciwae, M = `samples`
-              encoder: L(M, K),  decoder: L(1, M K)                    (4)  piwae
+    loss = -L(K),   L(K) = log 1/K sum_k w_k
 
-K = 1 is the evidence lower bound; L(K) grows with K towards log p(x). The encoder's gradient has less and less signal in
-its noise as K grows, which (2) to (4) mend: Rainforth et al. 2018, arXiv:1802.04537, section 4. K is `samples`, M is
-`groups`; the plain gradient of each bound is followed.
+K is `samples`. L(1) is the evidence lower bound; L(K) grows with K towards log p(x). The loss's gradient is the plain
+one of the bound: sample k counts by its share of the weights.
 
 Logs:
-    iwae: the bound that is maximised, nats; recon, kl and elbo are means over the same samples.
-    encoder/loss: minus the encoder's bound L(M, K), nats.
+    iwae: L(K), nats; recon, kl and elbo are means over the same samples.
 
-Departs from the paper: for piwae, encoder and decoder take their steps one after the other, each on samples of its own;
-the paper takes both gradients from one set of samples.
+Departs from the paper: one stochastic layer.
 """
 
 import math
-from typing import Annotated, Any
+from typing import Any
 
 import torch
-from pydantic import Field, PositiveInt
-from torch import Tensor, nn
+from pydantic import PositiveInt
+from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.gaussian import GaussianVAE
@@ -46,7 +40,7 @@ class IWAE(GaussianVAE):
     """
 
     settled = ("beta", "reduction")
-    groups = 1
+    groups = 1  # M, for those who average bounds
 
     def __init__(self, image: ImageSpec, *, samples: PositiveInt = 5, **options: Any) -> None:
         super().__init__(image, **options)
@@ -64,75 +58,10 @@ class IWAE(GaussianVAE):
 
     def bound(self, log_weights: Tensor) -> Tensor:
         """Return what is maximised, `[B]`."""
-        return grouped_bound(log_weights, 1)  # (1)
+        return grouped_bound(log_weights, 1)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss, recon, kl, elbo and iwae."""
         log_weights, terms = self.draw(batch)
         bound = self.bound(log_weights).mean()
         return {"loss": -bound, **terms, "iwae": bound}
-
-
-@register("miwae")
-class MIWAE(IWAE):
-    """Average the bounds of `groups` groups of samples.
-
-    Args:
-        image: The data's shape and range.
-        groups: M, how many groups.
-        **options: Those of `IWAE`.
-    """
-
-    def __init__(self, image: ImageSpec, *, groups: PositiveInt = 4, **options: Any) -> None:
-        super().__init__(image, **options)
-        self.groups = groups
-
-    def bound(self, log_weights: Tensor) -> Tensor:
-        """Return what is maximised, `[B]`."""
-        return grouped_bound(log_weights, self.groups)  # (2)
-
-
-@register("ciwae")
-class CIWAE(IWAE):
-    """Mix the evidence lower bound with that of all samples.
-
-    Args:
-        image: The data's shape and range.
-        elbo_weight: Share of the evidence lower bound; the paper's beta.
-        **options: Those of `IWAE`.
-    """
-
-    def __init__(
-        self, image: ImageSpec, *, elbo_weight: Annotated[float, Field(ge=0, le=1)] = 0.5, **options: Any
-    ) -> None:
-        super().__init__(image, **options)
-        self.elbo_weight = elbo_weight
-
-    def bound(self, log_weights: Tensor) -> Tensor:
-        """Return what is maximised, `[B]`."""
-        elbo = log_weights.mean(0)
-        return self.elbo_weight * elbo + (1 - self.elbo_weight) * grouped_bound(log_weights, 1)  # (3)
-
-
-@register("piwae")
-class PIWAE(MIWAE):
-    """The decoder follows the tightest bound, the encoder the one with the clearest gradient."""
-
-    players = ("vae", "encoder")
-
-    def player_parameters(self, player: str) -> list[nn.Parameter]:
-        """Return all that makes q(z|x) for the encoder, and the rest for the decoder, player "vae"."""
-        inference = [*self.encoder.parameters(), *self.to_mu.parameters(), *self.to_logvar.parameters()]
-        if player == "encoder":
-            return inference
-        taken = {id(parameter) for parameter in inference}
-        return [parameter for parameter in self.parameters() if id(parameter) not in taken]
-
-    def bound(self, log_weights: Tensor) -> Tensor:
-        """Return what the decoder maximises, `[B]`."""
-        return grouped_bound(log_weights, 1)  # (4)
-
-    def encoder_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return minus the encoder's bound."""
-        log_weights, _ = self.draw(batch)
-        return {"loss": -grouped_bound(log_weights, self.groups).mean()}

@@ -1,0 +1,39 @@
+"""How a discrete latent uses its codes, over test images, 10,000 at most."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.core import Score, Subject, register_metric
+from zoo.errors import UserError
+from zoo.quantizers import perplexity, usage_counts
+
+POINTS = 10_000
+
+
+@register_metric("codebook", "how many of a discrete latent's codes are used, and how evenly")
+@torch.no_grad()
+def codebook(subject: Subject) -> dict[str, Score]:
+    """Rows codebook_usage and codebook_perplexity. Van den Oord et al. 2017, arXiv:1711.00937.
+
+    Usage is the share of the codes that occur at all; perplexity is exp of the entropy of their shares, in nats: the
+    number of codes if all occur alike.
+
+    Raises:
+        UserError: if the variant's latent is not discrete.
+    """
+    model, test = subject.model, subject.data.test
+    if not model.codebook_size:
+        raise UserError(f"{subject.config.model.name!r} has no codebook: its latent is continuous")
+    images = test.subset(torch.arange(min(POINTS, len(test))))
+    parts = {number: model.indices(batch.x, batch.y) for number, batch in subject.batches(images)}
+    indices = subject.gather(parts)  # [N, P]
+    counts = usage_counts(indices, model.codebook_size)
+    used = (counts > 0).double().mean().item()
+    protocol = f"of {model.codebook_size} codes at {indices.shape[1]} positions"
+    return {
+        "codebook_usage": Score(used, "", None, f"share that occurs {protocol}", len(indices)),
+        "codebook_perplexity": Score(
+            perplexity(counts).item(), "", None, f"exp of the entropy of shares, {protocol}", len(indices)
+        ),
+    }

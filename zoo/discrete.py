@@ -1,0 +1,107 @@
+"""Variants whose latent is a grid of codes out of a finite set, with a learned prior over them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from zoo.base import Batch, ImageSpec
+from zoo.latent import LatentVAE
+from zoo.priors import AutoregressivePrior
+from zoo.quantizers import perplexity, usage_counts
+
+
+class CodePosterior:
+    """A point: every image has its codes, with probability 1.
+
+    Args:
+        point: The codes side by side, `[B, P D]`.
+    """
+
+    logvar = None
+
+    def __init__(self, point: Tensor) -> None:
+        self.point = point
+
+    def draw(self, k: int) -> tuple[Tensor, Tensor]:
+        """Return the codes k times, with log-probability 0."""
+        return self.point.expand(k, -1, -1), self.point.new_zeros(k, len(self.point))
+
+
+class CodeVAE(LatentVAE):
+    """P codes of D numbers per image; a second player, the prior, learns which codes go together.
+
+    On a net with a feature map each of its positions has a code. The latent z is all codes side by side, `[B, P D]`. A
+    subclass sets `codebook_size` before it builds the prior, and writes `indices_of`, `codes_at`, `posterior`, `loss`.
+
+    Args:
+        image: The data's shape and range.
+        dim: D, of each code.
+        positions: P, on a net without a feature map.
+        **options: Those of `LatentVAE`.
+    """
+
+    players = ("vae", "prior")
+    settled: ClassVar[tuple[str, ...]] = ("beta", "reduction")
+
+    def __init__(self, image: ImageSpec, *, dim: PositiveInt, positions: PositiveInt = 16, **options: Any) -> None:
+        super().__init__(image, **options)
+        channels, *grid = self.feature_shape
+        self.dim = dim
+        self.positions = grid[0] * grid[1] if grid else positions
+        self.latent_dim = self.positions * dim
+        if grid:
+            self.to_codes: nn.Module = nn.Sequential(nn.Conv2d(channels, dim, 1), nn.Flatten(2))  # [B, D, P]
+            self.from_latent = nn.Sequential(
+                nn.Unflatten(1, (self.positions, dim)), _Transpose(), nn.Unflatten(2, grid), nn.Conv2d(dim, channels, 1)
+            )
+        else:
+            self.to_codes = nn.Sequential(nn.Linear(channels, self.latent_dim), nn.Unflatten(1, (dim, self.positions)))
+            self.from_latent = self.features_from(self.latent_dim)
+
+    def build_prior(self, codes: int) -> None:
+        """Set the codebook's size and the prior over codes."""
+        self.codebook_size = codes
+        self.prior = AutoregressivePrior(codes, self.positions)
+
+    def vectors(self, x: Tensor) -> Tensor:
+        """Return what is to be quantised, `[B, P, D]`."""
+        return self.to_codes(self.encoder(x)).transpose(1, 2).float()
+
+    def indices_of(self, z: Tensor) -> Tensor:
+        """Return the codes of latents: `[..., P D]` -> int64 `[..., P]`."""
+        raise NotImplementedError
+
+    def codes_at(self, indices: Tensor) -> Tensor:
+        """Return the vectors of codes: int64 `[B, P]` -> `[B, P, D]`."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def indices(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return each image's codes, int64 `[B, P]`."""
+        return self.indices_of(self.posterior(x).point)
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """Log p of the latents' codes under the learned prior, nats: `[..., P D]` -> `[...]`."""
+        indices = self.indices_of(z)
+        return self.prior.log_prob(indices.flatten(0, -2)).view(z.shape[:-1])
+
+    def sample_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw codes from the learned prior: `[n, P D]`."""
+        return self.codes_at(self.prior.sample(n, generator)).flatten(1)
+
+    def prior_loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return minus the log-probability of the batch's codes, nats per image."""
+        return {"loss": -self.prior.log_prob(self.indices(batch.x)).mean()}
+
+    def code_terms(self, indices: Tensor) -> dict[str, Tensor]:
+        """Return the perplexity of the batch's codes `[B, P]`."""
+        return {"perplexity": perplexity(usage_counts(indices, self.codebook_size))}
+
+
+class _Transpose(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2)

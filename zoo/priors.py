@@ -1,0 +1,95 @@
+"""Priors that are learned: over sequences of codes, and over latents by a second VAE."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from zoo.distributions import gaussian_kl, gaussian_log_prob, gaussian_sample, standard_normal
+
+
+class AutoregressivePrior(nn.Module):
+    """p(c_1) p(c_2|c_1) .. p(c_P|c_1 .. c_{P-1}) over P codes out of K, by a small causal transformer.
+
+    Args:
+        codes: K.
+        positions: P.
+        width: Of the transformer, a multiple of 4.
+        layers: Of the transformer.
+    """
+
+    def __init__(self, codes: int, positions: int, width: int = 64, layers: int = 2) -> None:
+        super().__init__()
+        self.positions = positions
+        self.start = nn.Parameter(torch.zeros(1, 1, width))
+        self.embedding = nn.Embedding(codes, width)
+        self.position = nn.Parameter(0.02 * torch.randn(positions, width))
+        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
+        self.transformer = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.head = nn.Linear(width, codes)
+
+    def logits(self, indices: Tensor) -> Tensor:
+        """Return logits of the codes at positions 1 .. n + 1 given the first n: `[B, n]` -> `[B, n + 1, K]`."""
+        x = torch.cat([self.start.expand(len(indices), -1, -1), self.embedding(indices)], 1)
+        x = x + self.position[: x.shape[1]]
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1], device=x.device)
+        return self.head(self.transformer(x, mask, is_causal=True)).float()
+
+    def log_prob(self, indices: Tensor) -> Tensor:
+        """Log p of `[B, P]` codes, nats: `[B]`."""
+        logits = self.logits(indices[:, :-1])
+        return -F.cross_entropy(logits.transpose(1, 2), indices, reduction="none").sum(1)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw position by position: int64 `[n, P]`."""
+        device = self.position.device
+        indices = torch.zeros(n, 0, dtype=torch.long, device=device)
+        for _ in range(self.positions):
+            shares = self.logits(indices)[:, -1].softmax(1)
+            source = device if generator is None else generator.device
+            drawn = torch.multinomial(shares.to(source), 1, generator=generator).to(device)
+            indices = torch.cat([indices, drawn], 1)
+        return indices
+
+
+class SecondStage(nn.Module):
+    """A VAE of latents: p(u) = N(0, I), p(z|u) = N(f(u), gamma I) with gamma learned; u and z in R^D.
+
+    Dai & Wipf 2019, arXiv:1903.05789, section 4. gamma starts at exp(-3): from the paper's 1, a short training does not
+    leave the solution that ignores u.
+
+    Args:
+        dim: D.
+        width: Units in each of two hidden layers.
+    """
+
+    def __init__(self, dim: int, width: int = 512) -> None:
+        super().__init__()
+        self.dim = dim
+        self.encoder, self.decoder = _two_hidden(dim, width, 2 * dim), _two_hidden(dim, width, dim)
+        self.log_gamma = nn.Parameter(torch.tensor(-3.0))
+
+    def loss(self, z: Tensor) -> Tensor:
+        """Minus the evidence lower bound of `[B, D]`, in nats, averaged."""
+        mu, logvar = self.encoder(z).float().chunk(2, dim=1)
+        u = gaussian_sample(mu, logvar)
+        return (gaussian_kl(mu, logvar) - gaussian_log_prob(z, self.decoder(u).float(), self.log_gamma)).mean()
+
+    def log_prob_estimate(self, z: Tensor) -> Tensor:
+        """Log p(z|u) + log p(u) - log q(u|z) at one u ~ q(u|z), nats: `[..., D]` -> `[...]`; its exp has mean p(z)."""
+        mu, logvar = self.encoder(z).float().chunk(2, dim=-1)
+        u = gaussian_sample(mu, logvar)
+        log_pz_u = gaussian_log_prob(z, self.decoder(u).float(), self.log_gamma)
+        return log_pz_u + gaussian_log_prob(u) - gaussian_log_prob(u, mu, logvar)
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw u, then z: `[n, D]`."""
+        shape, device = (n, self.dim), self.log_gamma.device
+        mean = self.decoder(standard_normal(shape, device, generator))
+        return mean + (0.5 * self.log_gamma).exp() * standard_normal(shape, device, generator)
+
+
+def _two_hidden(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    hidden = (nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+    return nn.Sequential(*hidden, nn.Linear(width, outputs))

@@ -1,0 +1,129 @@
+"""Categorical VAE: discrete latents by Gumbel-softmax. Jang et al. 2016, arXiv:1611.01144, equation 2.
+
+    c_p ~ q(c_p|x) = softmax(logits_p),   p = 1 .. P positions, K categories each
+    z_p = softmax((logits_p + g) / t),   g ~ Gumbel(0, 1),   t falls from `temperature` to `temperature_min`
+    loss = E[-log p(x|z)] + KL(q(c|x) || uniform)
+    prior/loss = -log p(c),   c ~ q(c|x)
+
+In training the decoder sees relaxed categories, whose temperature falls exponentially over the run; otherwise it sees
+one-hot ones. The prior over categories, which samples are drawn from, is a small causal transformer and the second
+player; kl and elbo are those of a hard draw under it.
+
+Logs:
+    kl_uniform: KL of q(c|x) to the uniform distribution, which the loss has, nats per image.
+    temperature: t, in force.
+    perplexity: of the categories drawn in the batch.
+    prior/loss: minus log p(c) under the learned prior, nats per image.
+
+Departs from the paper: the learned prior; the temperature follows the run's progress rather than a rate per step.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import PositiveFloat, PositiveInt
+from torch import Tensor
+
+from zoo.base import Batch, ImageSpec, register
+from zoo.discrete import CodeVAE
+from zoo.errors import UserError
+
+
+class CategoricalPosterior:
+    """Independent categories, `[B, P, K]` log-probabilities; latents are one-hot and side by side, `[B, P K]`."""
+
+    logvar = None
+
+    def __init__(self, log_probs: Tensor) -> None:
+        self.log_probs = log_probs
+
+    def one_hot(self, indices: Tensor) -> Tensor:
+        """int64 `[..., P]` -> `[..., P K]`."""
+        return F.one_hot(indices, self.log_probs.shape[2]).to(self.log_probs.dtype).flatten(-2)
+
+    @property
+    def point(self) -> Tensor:
+        """The likeliest categories."""
+        return self.one_hot(self.log_probs.argmax(2))
+
+    def draw(self, k: int) -> tuple[Tensor, Tensor]:
+        """Draw k latents per image, with their log-probability; no gradient flows through them."""
+        noise = torch.empty(k, *self.log_probs.shape, device=self.log_probs.device).exponential_()
+        indices = (self.log_probs - noise.log()).argmax(-1)  # [k, B, P], the Gumbel-max trick
+        log_q = self.log_probs.expand(k, -1, -1, -1).gather(3, indices[..., None]).sum((2, 3))  # [k, B]
+        return self.one_hot(indices), log_q
+
+
+@register("categorical")
+class CategoricalVAE(CodeVAE):
+    """A grid of categorical variables.
+
+    Args:
+        image: The data's shape and range.
+        categories: K, values of each variable.
+        temperature: Of the relaxation at the start.
+        temperature_min: At the end; below `temperature`.
+        **options: Those of `CodeVAE`.
+
+    Raises:
+        UserError: if the temperature would not fall.
+    """
+
+    settled = (*CodeVAE.settled, "dim")
+    batch_terms = ("perplexity",)
+
+    def __init__(
+        self,
+        image: ImageSpec,
+        *,
+        categories: PositiveInt = 16,
+        temperature: PositiveFloat = 1.0,
+        temperature_min: PositiveFloat = 0.5,
+        **options: Any,
+    ) -> None:
+        if temperature_min >= temperature:
+            raise UserError(
+                f"model 'categorical': temperature_min is {temperature_min:g}; make it less than temperature, "
+                f"{temperature:g}"
+            )
+        super().__init__(image, dim=categories, **options)
+        self.temperature, self.temperature_min = temperature, temperature_min
+        self.build_prior(categories)
+
+    def indices_of(self, z: Tensor) -> Tensor:
+        """Return the categories of latents: `[..., P K]` -> int64 `[..., P]`."""
+        return z.unflatten(-1, (self.positions, self.dim)).argmax(-1)
+
+    def codes_at(self, indices: Tensor) -> Tensor:
+        """Return one-hot vectors: int64 `[B, P]` -> `[B, P, K]`."""
+        return F.one_hot(indices, self.dim).float()
+
+    def posterior(self, x: Tensor, y: Tensor | None = None) -> CategoricalPosterior:
+        """Return q(c|x) of a batch."""
+        return CategoricalPosterior(self.vectors(x).log_softmax(2))
+
+    def annealed(self) -> Tensor:
+        """The temperature in force."""
+        return self.temperature * (self.temperature_min / self.temperature) ** self.progress
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return loss, recon, kl, elbo, kl_uniform, temperature and perplexity."""
+        q = self.posterior(batch.x)
+        hard, log_q = q.draw(1)  # [1, B, P K], [1, B]
+        t = self.annealed()
+        z = hard[0]
+        if self.training:
+            noise = torch.empty_like(q.log_probs).exponential_()
+            z = ((q.log_probs - noise.log()) / t).softmax(2).flatten(1)
+        recon = self.likelihood.nll(self.logits(z), batch.x)  # [B]
+        kl_uniform = (q.log_probs.exp() * q.log_probs).sum((1, 2)) + self.positions * torch.tensor(
+            self.dim
+        ).log()  # [B]
+        terms = self.elbo_terms(recon, (log_q - self.log_prior(hard))[0].detach(), 0.0)
+        loss = terms["loss"] + kl_uniform.mean()
+        return (
+            terms
+            | self.code_terms(self.indices_of(hard[0]))
+            | {"loss": loss, "kl_uniform": kl_uniform.mean(), "temperature": t.clone()}
+        )

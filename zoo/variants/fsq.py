@@ -1,0 +1,65 @@
+"""Finite scalar quantisation: VQ-VAE made simple. Mentzer et al. 2023, arXiv:2309.15505, section 3.
+
+    loss = -log p(x|e),   e_d = round(bounded(z_d)) with `levels`[d] values, for each of P positions
+    prior/loss = -log p(codes)
+
+All combinations of levels are the codebook: nothing to learn, to commit to or to revive. The decoder's gradient passes
+e straight to z. The prior over codes, which samples are drawn from, is a small causal transformer and the second
+player; with it, log p(x) >= log p(x|e) + log p(codes), as the posterior is a point.
+
+Logs:
+    perplexity: of the codes used in the batch; the product of the levels if all are used alike.
+    prior/loss: minus log p(codes) under the learned prior, nats per image.
+
+Departs from the paper: the prior is trained along with the codes, not afterwards.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+from torch import Tensor
+
+from zoo.base import Batch, ImageSpec, register
+from zoo.discrete import CodePosterior, CodeVAE
+from zoo.quantizers import FiniteScalarQuantizer
+
+Levels = Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
+
+
+@register("fsq")
+class FSQVAE(CodeVAE):
+    """A grid of codes, each rounded number by number.
+
+    Args:
+        image: The data's shape and range.
+        levels: How many values each of a code's numbers takes; the paper advises 5 or more.
+        **options: Those of `CodeVAE`.
+    """
+
+    stochastic = False
+    settled = (*CodeVAE.settled, "dim")
+    batch_terms = ("perplexity",)
+
+    def __init__(self, image: ImageSpec, *, levels: Levels = [8, 5, 5], **options: Any) -> None:  # noqa: B006
+        super().__init__(image, dim=len(levels), **options)
+        self.quantizer = FiniteScalarQuantizer(levels)
+        self.build_prior(self.quantizer.codes)
+
+    def indices_of(self, z: Tensor) -> Tensor:
+        """Return the codes of latents: `[..., P D]` -> int64 `[..., P]`."""
+        return self.quantizer.index_of(z.unflatten(-1, (self.positions, self.dim)))
+
+    def codes_at(self, indices: Tensor) -> Tensor:
+        """Return the vectors of codes: int64 `[B, P]` -> `[B, P, D]`."""
+        return self.quantizer.codes_at(indices)
+
+    def posterior(self, x: Tensor, y: Tensor | None = None) -> CodePosterior:
+        """Return the rounded codes of a batch."""
+        return CodePosterior(self.quantizer(self.vectors(x))[0].flatten(1))
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return loss, recon, kl, elbo and perplexity."""
+        e, indices = self.quantizer(self.vectors(batch.x))
+        recon = self.likelihood.nll(self.logits(e.flatten(1)), batch.x)  # [B]
+        rate = -self.prior.log_prob(indices)  # [B]; indices carry no gradient
+        return self.elbo_terms(recon, rate.detach(), 0.0) | self.code_terms(indices)

@@ -1,0 +1,62 @@
+"""VampPrior: the prior is the posterior of learned pseudo-images. Tomczak & Welling 2018, arXiv:1705.07120, equation 9.
+
+    p(z) = 1/K sum_k q(z|u_k),   K = `pseudo_inputs` images u_k that are learned
+    loss = E_q(z|x)[-log p(x|z) + log q(z|x) - log p(z)]
+
+The mixture moves with the encoder. Pseudo-images are kept in the image range by the likelihood's activation. Samples
+are drawn from the mixture.
+
+Departs from the paper: one layer of latents; the pseudo-images start as noise around mid-range.
+"""
+
+import math
+from typing import Any
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from zoo.base import Batch, ImageSpec, register
+from zoo.distributions import gaussian_sample
+from zoo.gaussian import GaussianVAE
+from zoo.latent import LatentVAE
+
+
+@register("vamp")
+class VampVAE(GaussianVAE):
+    """A VAE whose prior is a mixture of its own posteriors.
+
+    Args:
+        image: The data's shape and range.
+        pseudo_inputs: K, components of the mixture; each costs an encoding per step.
+        **options: Those of `GaussianVAE`.
+    """
+
+    def __init__(self, image: ImageSpec, *, pseudo_inputs: PositiveInt = 500, **options: Any) -> None:
+        super().__init__(image, **options)
+        self.pseudo = nn.Parameter(0.5 * torch.randn(pseudo_inputs, *image.shape))
+
+    def components(self) -> tuple[Tensor, Tensor]:
+        """Return the mixture's means and log variances, each `[K, D]`."""
+        return self.encode(self.likelihood.mean(self.pseudo))
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """Log 1/K sum_k N(z; mu_k, sigma_k^2), nats: `[..., D]` -> `[...]`."""
+        mu, logvar = self.components()
+        precision = (-logvar).exp()
+        with torch.autocast(z.device.type, enabled=False):
+            # (z - mu)^2 / sigma^2, multiplied out: all pairs are two matrix products, not one [..., K, D] tensor.
+            squared = z.square() @ precision.T - 2 * z @ (mu * precision).T + (mu.square() * precision).sum(1)
+            log_densities = -0.5 * (squared + (math.log(2 * math.pi) + logvar).sum(1))  # [..., K]
+        return log_densities.logsumexp(-1) - math.log(len(mu))
+
+    def sample_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Choose components, then draw from them: `[n, D]`."""
+        mu, logvar = self.components()
+        source = self.device if generator is None else generator.device
+        chosen = torch.randint(len(mu), (n,), generator=generator, device=source).to(self.device)
+        return gaussian_sample(mu[chosen], logvar[chosen], generator)
+
+    def negative_elbo(self, batch: Batch, beta: Tensor | float) -> dict[str, Tensor]:
+        """Return the bound with its KL by sample, as the mixture's has no closed form."""
+        return LatentVAE.negative_elbo(self, batch, beta)
