@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from zoo.config import BenchmarkConfig, Config, DataConfig, ModelConfig
 from zoo.data import Data, Images
 from zoo.distributions import standard_normal
 from zoo.errors import UserError
+from zoo.priors import SecondStage
 
 CENTRES = torch.tensor([[-2.0, -2.0], [2.0, -2.0], [0.0, 3.0]])
 SHARES = torch.tensor([0.7, 0.2, 0.1])
@@ -111,7 +113,7 @@ def test_the_mixture_is_recovered(toy: Subject) -> None:
 
 def test_the_second_stage_finds_the_clusters(toy: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(samplers, "STAGE_STEPS", 500)
-    monkeypatch.setattr(samplers, "STAGE_WIDTH", 128)
+    monkeypatch.setattr(samplers, "SecondStage", partial(SecondStage, width=128))
     z = draw(toy, "second_stage")
     assert near_a_centre(z).double().mean() > max(0.4, 2 * near_a_centre(draw(toy, "gaussian")).double().mean())
     assert torch.allclose(torch.cdist(z, CENTRES).argmin(1).bincount() / len(z), SHARES, atol=0.06)

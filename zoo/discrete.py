@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
@@ -29,6 +30,31 @@ class CodePosterior:
     def draw(self, k: int) -> tuple[Tensor, Tensor]:
         """Return the codes k times, with log-probability 0."""
         return self.point.expand(k, -1, -1), self.point.new_zeros(k, len(self.point))
+
+
+class CategoricalPosterior:
+    """Independent categories, `[B, P, K]` log-probabilities; latents are one-hot and side by side, `[B, P K]`."""
+
+    logvar = None
+
+    def __init__(self, log_probs: Tensor) -> None:
+        self.log_probs = log_probs
+
+    def one_hot(self, indices: Tensor) -> Tensor:
+        """int64 `[..., P]` -> `[..., P K]`."""
+        return F.one_hot(indices, self.log_probs.shape[2]).to(self.log_probs.dtype).flatten(-2)
+
+    @property
+    def point(self) -> Tensor:
+        """The likeliest categories."""
+        return self.one_hot(self.log_probs.argmax(2))
+
+    def draw(self, k: int) -> tuple[Tensor, Tensor]:
+        """Draw k latents per image, with their log-probability; no gradient flows through them."""
+        noise = torch.empty(k, *self.log_probs.shape, device=self.log_probs.device).exponential_()
+        indices = (self.log_probs - noise.log()).argmax(-1)  # [k, B, P], the Gumbel-max trick
+        log_q = self.log_probs.expand(k, -1, -1, -1).gather(3, indices[..., None]).sum((2, 3))  # [k, B]
+        return self.one_hot(indices), log_q
 
 
 class CodeVAE(LatentVAE):

@@ -106,7 +106,7 @@ class FiniteScalarQuantizer(nn.Module):
     Dimension d takes `levels[d]` values, evenly spaced on [-1, 1]; the codes are all their combinations.
 
     Args:
-        levels: 2 or more for each dimension.
+        levels: 3 or more for each dimension.
     """
 
     levels: Tensor
@@ -121,9 +121,7 @@ class FiniteScalarQuantizer(nn.Module):
 
     def bounded(self, x: Tensor) -> Tensor:
         """Squash `[..., D]` so that rounding gives each dimension's levels, centred on 0 or half a step below."""
-        half = (
-            (self.levels - 1) * (1 - 1e-3) / 2
-        )  # a little less, lest the outermost level be reached by rounding alone
+        half = (self.levels - 1) / 2 * (1 - 1e-3)  # a little less, lest -1/2 below the lowest be rounded down
         offset = torch.where(self.levels % 2 == 0, 0.5, 0.0)
         shift = (offset / half).atanh()
         return (x + shift).tanh() * half - offset

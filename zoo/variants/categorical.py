@@ -18,6 +18,7 @@ Logs:
 Departs from the paper: the learned prior; the temperature follows the run's progress rather than a rate per step.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -26,33 +27,8 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.discrete import CodeVAE
+from zoo.discrete import CategoricalPosterior, CodeVAE
 from zoo.errors import UserError
-
-
-class CategoricalPosterior:
-    """Independent categories, `[B, P, K]` log-probabilities; latents are one-hot and side by side, `[B, P K]`."""
-
-    logvar = None
-
-    def __init__(self, log_probs: Tensor) -> None:
-        self.log_probs = log_probs
-
-    def one_hot(self, indices: Tensor) -> Tensor:
-        """int64 `[..., P]` -> `[..., P K]`."""
-        return F.one_hot(indices, self.log_probs.shape[2]).to(self.log_probs.dtype).flatten(-2)
-
-    @property
-    def point(self) -> Tensor:
-        """The likeliest categories."""
-        return self.one_hot(self.log_probs.argmax(2))
-
-    def draw(self, k: int) -> tuple[Tensor, Tensor]:
-        """Draw k latents per image, with their log-probability; no gradient flows through them."""
-        noise = torch.empty(k, *self.log_probs.shape, device=self.log_probs.device).exponential_()
-        indices = (self.log_probs - noise.log()).argmax(-1)  # [k, B, P], the Gumbel-max trick
-        log_q = self.log_probs.expand(k, -1, -1, -1).gather(3, indices[..., None]).sum((2, 3))  # [k, B]
-        return self.one_hot(indices), log_q
 
 
 @register("categorical")
@@ -117,13 +93,8 @@ class CategoricalVAE(CodeVAE):
             noise = torch.empty_like(q.log_probs).exponential_()
             z = ((q.log_probs - noise.log()) / t).softmax(2).flatten(1)
         recon = self.likelihood.nll(self.logits(z), batch.x)  # [B]
-        kl_uniform = (q.log_probs.exp() * q.log_probs).sum((1, 2)) + self.positions * torch.tensor(
-            self.dim
-        ).log()  # [B]
+        kl_uniform = (q.log_probs.exp() * (q.log_probs + math.log(self.dim))).sum((1, 2))  # [B]
         terms = self.elbo_terms(recon, (log_q - self.log_prior(hard))[0].detach(), 0.0)
         loss = terms["loss"] + kl_uniform.mean()
-        return (
-            terms
-            | self.code_terms(self.indices_of(hard[0]))
-            | {"loss": loss, "kl_uniform": kl_uniform.mean(), "temperature": t.clone()}
-        )
+        terms |= self.code_terms(self.indices_of(hard[0]))
+        return terms | {"loss": loss, "kl_uniform": kl_uniform.mean(), "temperature": t.clone()}

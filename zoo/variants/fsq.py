@@ -23,7 +23,7 @@ from zoo.base import Batch, ImageSpec, register
 from zoo.discrete import CodePosterior, CodeVAE
 from zoo.quantizers import FiniteScalarQuantizer
 
-Levels = Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1)]
+Levels = Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1)]
 
 
 @register("fsq")
@@ -32,7 +32,7 @@ class FSQVAE(CodeVAE):
 
     Args:
         image: The data's shape and range.
-        levels: How many values each of a code's numbers takes; the paper advises 5 or more.
+        levels: How many values each of a code's numbers takes; 3 or more each; the paper advises 5 or more.
         **options: Those of `CodeVAE`.
     """
 

@@ -1,0 +1,172 @@
+"""Learned priors are distributions, and learn the one they are shown."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.runs import small
+from zoo.base import ImageSpec
+from zoo.distributions import gaussian_log_prob
+from zoo.models import create
+from zoo.priors import AutoregressivePrior, SecondStage
+from zoo.testing import random_batch
+from zoo.variants.two_stage import TwoStageVAE
+from zoo.variants.vamp import VampVAE
+
+CODES, POSITIONS = 3, 4
+
+
+def all_sequences() -> Tensor:
+    return torch.tensor(list(itertools.product(range(CODES), repeat=POSITIONS)))
+
+
+@pytest.fixture(scope="module")
+def trained() -> AutoregressivePrior:
+    """Shown sequences that count up, modulo 3, from 0 (three in four) or 1 (one in four)."""
+    torch.manual_seed(0)
+    prior = AutoregressivePrior(CODES, POSITIONS, width=16, layers=1)
+    optimizer = torch.optim.Adam(prior.parameters(), lr=1e-2)
+    for _ in range(200):
+        first = (torch.rand(64, 1) < 0.25).long()
+        loss = -prior.log_prob((first + torch.arange(POSITIONS)) % CODES).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return prior.eval()
+
+
+@torch.no_grad()
+def test_probabilities_of_all_sequences_sum_to_one(trained: AutoregressivePrior) -> None:
+    torch.manual_seed(0)
+    for prior in (trained, AutoregressivePrior(CODES, POSITIONS, width=8)):
+        assert prior.log_prob(all_sequences()).exp().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_a_code_is_predicted_from_those_before_it_alone() -> None:
+    torch.manual_seed(0)
+    prior = AutoregressivePrior(CODES, POSITIONS, width=8)
+    first = torch.tensor([[0, 1, 2]])
+    before = prior.logits(first)
+    for position in range(3):
+        changed = first.clone()
+        changed[0, position] = (changed[0, position] + 1) % CODES
+        differs = (prior.logits(changed) - before).abs().amax(2)[0] > 1e-6
+        assert differs.tolist() == [False] * (position + 1) + [True] * (3 - position)
+
+
+@torch.no_grad()
+def test_it_learns_and_draws_what_it_was_shown(trained: AutoregressivePrior) -> None:
+    shown = torch.tensor([[0, 1, 2, 0], [1, 2, 0, 1]])
+    torch.testing.assert_close(trained.log_prob(shown).exp(), torch.tensor([0.75, 0.25]), atol=0.05, rtol=0)
+    drawn = trained.sample(4000, torch.Generator().manual_seed(0))
+    wanted = trained.log_prob(all_sequences()).exp()
+    place = CODES ** torch.arange(POSITIONS - 1, -1, -1)
+    found = ((drawn * place).sum(1)).bincount(minlength=len(wanted)) / len(drawn)
+    assert (found - wanted).abs().max() < 5 * math.sqrt(0.25 / 4000)
+
+
+# ---- two_stage
+
+
+def linear_stage(scale: float, logvar: float) -> SecondStage:
+    """p(z|u) = N(scale u, exp(-1)), whose marginal is known; q(u|z) of the given variance around its best mean."""
+    stage = SecondStage(2)
+    torch.nn.init.constant_(stage.log_gamma, -1.0)
+    gamma = math.exp(-1.0)
+
+    class Encoder(torch.nn.Module):
+        def forward(self, z: Tensor) -> Tensor:
+            return torch.cat([z * scale / (scale**2 + gamma), torch.full_like(z, logvar)], -1)
+
+    class Decoder(torch.nn.Module):
+        def forward(self, u: Tensor) -> Tensor:
+            return scale * u
+
+    stage.encoder, stage.decoder = Encoder(), Decoder()  # type: ignore[assignment]
+    return stage
+
+
+@torch.no_grad()
+def test_the_second_stages_estimate_has_mean_p_of_z() -> None:
+    torch.manual_seed(0)
+    gamma, scale = math.exp(-1.0), 1.5
+    stage = linear_stage(scale, logvar=0.0)
+    z = torch.tensor([[0.3, -1.0], [2.0, 0.5]])
+    true = gaussian_log_prob(z, 0.0, math.log(scale**2 + gamma))
+    estimate = stage.log_prob_estimate(z.expand(100_000, -1, -1))
+    torch.testing.assert_close(estimate.logsumexp(0) - math.log(100_000), true, atol=0.02, rtol=0)
+    assert (estimate.mean(0) < true).all(), "on average, it is a lower bound"
+    # With the exact posterior every draw gives the exact value, and the loss is minus it.
+    exact = linear_stage(scale, logvar=math.log(gamma / (scale**2 + gamma)))
+    torch.testing.assert_close(exact.log_prob_estimate(z), true)
+    draws = stage.sample(50_000, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(draws.var(0), torch.full((2,), scale**2 + gamma), atol=0.06, rtol=0)
+
+
+@torch.no_grad()
+def test_the_second_stages_loss_is_minus_its_bound() -> None:
+    torch.manual_seed(0)
+    stage, z = SecondStage(3, width=8), torch.randn(4, 3)
+    bound = stage.log_prob_estimate(z.expand(20_000, -1, -1)).mean()
+    loss = torch.stack([stage.loss(z) for _ in range(5000)]).mean()
+    assert loss.item() == pytest.approx(-bound.item(), rel=2e-3)
+
+
+def test_two_stage_draws_from_its_second_stage() -> None:
+    torch.manual_seed(0)
+    model = create("two_stage", ImageSpec(1, 8, 8), **small("two_stage"))
+    assert isinstance(model, TwoStageVAE)
+    model.second = linear_stage(0.0, 0.0)
+    model.second.dim = 3
+    with torch.no_grad():
+        model.second.log_gamma.fill_(-60.0)  # all of p(z) in one point, the origin
+        wanted = model.decode(torch.zeros(1, 3)).expand(5, -1, -1, -1)
+        torch.testing.assert_close(model.sample(5), wanted)
+
+
+# ---- vamp
+
+
+def vamp(pseudo_inputs: int = 4) -> VampVAE:
+    torch.manual_seed(0)
+    model = create("vamp", ImageSpec(1, 8, 8), **small("vamp", pseudo_inputs=pseudo_inputs))
+    assert isinstance(model, VampVAE)
+    with torch.no_grad():
+        model.to_mu.weight.mul_(20)
+    return model
+
+
+def mixture(model: VampVAE) -> torch.distributions.MixtureSameFamily:
+    mu, logvar = model.components()
+    parts = torch.distributions.Independent(torch.distributions.Normal(mu, (logvar / 2).exp()), 1)
+    return torch.distributions.MixtureSameFamily(torch.distributions.Categorical(torch.ones(len(mu))), parts)
+
+
+@torch.no_grad()
+def test_the_vamp_prior_is_the_mixture_of_its_pseudo_images_posteriors() -> None:
+    model = vamp()
+    z = 2 * torch.randn(5, 7, 3)
+    torch.testing.assert_close(model.log_prior(z), mixture(model).log_prob(z), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.components(), model.encode(model.likelihood.mean(model.pseudo)))
+
+
+@torch.no_grad()
+def test_the_vamp_prior_is_drawn_from() -> None:
+    model = vamp()
+    z = model.sample_prior(50_000, torch.Generator().manual_seed(0))
+    wanted = mixture(model)
+    spread = wanted.variance.sqrt()
+    assert ((z.mean(0) - wanted.mean).abs() < 5 * spread / math.sqrt(50_000)).all()
+    torch.testing.assert_close(z.std(0), spread, rtol=0.03, atol=0)
+    assert (wanted.log_prob(z).mean() - wanted.log_prob(wanted.sample(torch.Size([50_000]))).mean()).abs() < 0.05
+
+
+def test_the_pseudo_images_learn_through_the_kl() -> None:
+    model = vamp()
+    model.loss(random_batch(model.image))["loss"].backward()
+    assert model.pseudo.grad is not None and (model.pseudo.grad.flatten(1).norm(dim=1) > 0).all()

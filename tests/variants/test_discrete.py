@@ -1,0 +1,250 @@
+"""vq, fsq, categorical."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.runs import small
+from tests.test_samplers import make_subject
+from zoo.base import Batch, ImageSpec
+from zoo.data import Images
+from zoo.discrete import CategoricalPosterior, CodeVAE
+from zoo.models import create
+from zoo.testing import random_batch
+from zoo.variants.categorical import CategoricalVAE
+from zoo.variants.vq import VQVAE
+
+NAMES = ("vq", "fsq", "categorical")
+NETS: dict[str, dict[str, Any]] = {
+    "mlp": {"hidden_dims": [16]},
+    "conv": {"base_channels": 2},  # with a feature map of 2 x 2
+}
+
+
+def model_of(name: str, image: ImageSpec | None = None, net: str = "mlp", **options: Any) -> CodeVAE:
+    torch.manual_seed(0)
+    image = image or ImageSpec(1, 32, 32)
+    model = create(name, image, **small(name, net=net, **NETS[net]) | options)
+    assert isinstance(model, CodeVAE)
+    return model
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("name", NAMES)
+def test_codes_and_latents_are_one_to_one(name: str, net: str) -> None:
+    model = model_of(name, net=net).eval()
+    indices = torch.randint(model.codebook_size, (50, model.positions))
+    z = model.codes_at(indices).flatten(1)
+    assert z.shape == (50, model.latent_dim)
+    assert torch.equal(model.indices_of(z), indices)
+    batch = random_batch(model.image, 6)
+    found = model.indices(batch.x)
+    torch.testing.assert_close(model.codes_at(found).flatten(1), model.encode(batch.x)[0])
+    assert found.dtype == torch.int64 and found.min() >= 0 and found.max() < model.codebook_size
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_position_of_the_feature_map_is_a_code(name: str) -> None:
+    """Codes of a convolutional net follow the image's places: a change in one corner leaves the far corner's code."""
+    model = model_of(name, ImageSpec(1, 64, 64), net="conv", base_channels=8).eval()
+    assert model.positions == 16 and model.feature_shape[1:] == (4, 4)
+    x = random_batch(model.image, 1).x
+    changed = x.clone()
+    changed[:, :, :8, :8] = 1 - changed[:, :, :8, :8]
+    vectors = (model.vectors(changed) - model.vectors(x)).abs().sum(2)[0]
+    assert vectors[0] > 0 and vectors[15] == 0
+    indices = torch.zeros(1, 16, dtype=torch.long)
+    other = indices.clone()
+    other[0, 0] = 1
+    images = [model.decode(model.codes_at(i).flatten(1)) for i in (indices, other)]
+    difference = (images[0] - images[1]).abs()[0, 0]
+    assert difference[:8, :8].sum() > 0 and difference[-8:, -8:].sum() == 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_codes_do_not_depend_on_the_batch(name: str) -> None:
+    model = model_of(name).eval()
+    x = random_batch(model.image, 6).x
+    assert torch.equal(model.indices(x), torch.cat([model.indices(part) for part in x.split(4)]))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_samples_come_from_the_learned_prior(name: str) -> None:
+    """A prior that knows one sequence gives that sequence's image, whatever the seed."""
+    model = model_of(name)
+    model.prior.head.weight.zero_()
+    model.prior.head.bias.fill_(-100)
+    model.prior.head.bias[1] = 100
+    wanted = model.decode(model.codes_at(torch.ones(3, model.positions, dtype=torch.long)).flatten(1))
+    torch.testing.assert_close(model.sample(3), wanted)
+    z = model.sample_prior(2)
+    torch.testing.assert_close(model.log_prior(z), torch.zeros(2))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_prior_learns_from_codes_and_the_codes_not_from_the_prior(name: str) -> None:
+    model = model_of(name).eval()
+    batch = random_batch(model.image)
+    model.prior_loss(batch)["loss"].backward()
+    prior = {id(p) for p in model.prior.parameters()}
+    for parameter_name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == (id(parameter) in prior), parameter_name
+    model.zero_grad()
+    model.loss(batch)["loss"].backward()
+    assert all(parameter.grad is None for parameter in model.prior.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
+def test_elbo_is_a_bound_under_the_prior_over_codes(name: str) -> None:
+    """log p(x) is the sum over all sequences, which a tiny model allows; the bound stays below."""
+    options: dict[str, Any] = {"positions": 2, "levels": [3]} if name == "fsq" else {"positions": 2}
+    model = model_of(name, ImageSpec(1, 4, 4), **options).eval()
+    batch = random_batch(model.image, 3)
+    sequences = torch.tensor(list(itertools.product(range(model.codebook_size), repeat=2)))
+    z = model.codes_at(sequences).flatten(1)
+    log_p = torch.stack(
+        [
+            (model.likelihood.log_prob(model.logits(z), x.expand(len(z), -1, -1, -1)) + model.log_prior(z)).logsumexp(0)
+            for x in batch.x
+        ]
+    )
+    elbo = torch.stack([model.loss(batch)["elbo"] for _ in range(200)]).mean()
+    assert elbo < log_p.mean()
+    many = model.log_likelihood(batch.x, 20_000)
+    if name == "categorical":  # its posterior covers every sequence
+        torch.testing.assert_close(many, log_p, atol=0.05, rtol=0)
+    else:
+        assert (many < log_p).all()
+
+
+# ---- vq
+
+
+def test_vq_terms_by_hand() -> None:
+    model = model_of("vq", codebook="gradient", commitment=0.5)
+    assert isinstance(model, VQVAE)
+    batch = random_batch(model.image)
+    terms = model.eval().loss(batch)
+    z = model.vectors(batch.x)
+    e = model.codes_at(model.indices(batch.x))
+    squared = (z - e).square().sum((1, 2)).mean()
+    torch.testing.assert_close(terms["commitment"], squared)
+    torch.testing.assert_close(terms["codebook"], squared)
+    torch.testing.assert_close(terms["loss"], terms["recon"] + 1.5 * squared)
+
+
+def gradients(model: VQVAE, term: str, batch: Batch) -> dict[str, Tensor | None]:
+    model.zero_grad()
+    model.loss(batch)[term].backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
+
+
+def test_each_term_of_vq_teaches_its_part() -> None:
+    model = model_of("vq", codebook="gradient").eval()
+    assert isinstance(model, VQVAE)
+    batch = random_batch(model.image)
+    commitment, codebook, recon = (gradients(model, term, batch) for term in ("commitment", "codebook", "recon"))
+    assert commitment["quantizer.codebook"] is None and commitment["to_codes.0.weight"] is not None
+    assert codebook["quantizer.codebook"] is not None and codebook["to_codes.0.weight"] is None
+    assert recon["quantizer.codebook"] is None, "the decoder's gradient goes to the encoder, past the codebook"
+    assert recon["to_codes.0.weight"] is not None
+
+
+def test_the_decoders_gradient_goes_straight_to_the_encoder() -> None:
+    """d loss / d z through the code equals d loss / d e."""
+    model = model_of("vq").eval()
+    assert isinstance(model, VQVAE)
+    batch = random_batch(model.image)
+    z = model.vectors(batch.x).detach().requires_grad_()
+    model.vectors = lambda _: z  # type: ignore[method-assign]
+    (found,) = torch.autograd.grad(model.loss(batch)["recon"], z)
+    e = model.codes_at(model.quantizer.nearest(z)).detach().requires_grad_()
+    recon = model.likelihood.nll(model.logits(e.flatten(1)), batch.x).mean()
+    (wanted,) = torch.autograd.grad(recon, e)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_an_ema_codebook_moves_in_training_alone() -> None:
+    model = model_of("vq")
+    assert isinstance(model, VQVAE)
+    batch = random_batch(model.image)
+    before = model.quantizer.codebook.clone()
+    model.eval().loss(batch)
+    assert torch.equal(model.quantizer.codebook, before)
+    model.train().loss(batch)
+    assert not torch.equal(model.quantizer.codebook, before)
+
+
+# ---- categorical
+
+
+@torch.no_grad()
+def test_draws_of_a_categorical_posterior_have_its_probabilities() -> None:
+    torch.manual_seed(0)
+    log_probs = torch.randn(2, 3, 4).log_softmax(2)
+    z, log_q = CategoricalPosterior(log_probs).draw(20_000)
+    shares = z.view(20_000, 2, 3, 4).mean(0)
+    assert (shares - log_probs.exp()).abs().max() < 5 * 0.5 / 20_000**0.5
+    expected = torch.distributions.Categorical(logits=log_probs).log_prob(z.view(20_000, 2, 3, 4).argmax(3)).sum(2)
+    torch.testing.assert_close(log_q, expected)
+
+
+def test_kl_to_the_uniform_distribution_is_torchs() -> None:
+    model = model_of("categorical")
+    assert isinstance(model, CategoricalVAE)
+    batch = random_batch(model.image)
+    q = torch.distributions.Categorical(logits=model.posterior(batch.x).log_probs)
+    uniform = torch.distributions.Categorical(logits=torch.zeros_like(q.logits))
+    expected = torch.distributions.kl_divergence(q, uniform).sum(1).mean()
+    terms = model.loss(batch)
+    torch.testing.assert_close(terms["kl_uniform"], expected)
+    torch.testing.assert_close(terms["loss"], terms["recon"] + expected)
+
+
+def test_the_temperature_falls_exponentially() -> None:
+    model = model_of("categorical", temperature=2.0, temperature_min=0.5)
+    found = []
+    for progress in (0, 0.5, 1):
+        model.progress.fill_(progress)
+        found.append(model.loss(random_batch(model.image))["temperature"].item())
+    assert found == pytest.approx([2, 1, 0.5])
+
+
+def test_relaxed_categories_become_hard_as_the_temperature_falls() -> None:
+    """Training decodes relaxed categories: soft at a high temperature, one-hot near 0."""
+    model = model_of("categorical", temperature=20.0, temperature_min=1e-3).train()
+    seen: list[Tensor] = []
+    logits = model.logits
+    model.logits = lambda z, y=None: (seen.append(z), logits(z, y))[1]  # type: ignore[func-returns-value,method-assign]
+    for progress in (0.0, 1.0):
+        model.progress.fill_(progress)
+        model.loss(random_batch(model.image))
+    soft, hard = (z.unflatten(1, (model.positions, model.dim)) for z in seen)
+    torch.testing.assert_close(soft.sum(2), torch.ones(soft.shape[:2]))
+    assert soft.max() < 0.5 and hard.max(2).values.min() > 0.99
+    model.eval().loss(random_batch(model.image))
+    assert set(seen[-1].unique().tolist()) == {0.0, 1.0}
+
+
+def test_codebook_metric_counts_by_hand(tmp_path: Path) -> None:
+    from benchmarks.metrics.codebook import codebook
+
+    model = model_of("vq", ImageSpec(1, 8, 8), codes=5, positions=2)
+    codes = torch.tensor([[0, 0], [1, 0], [3, 1]])
+    numbered = torch.zeros(3, 1, 8, 8, dtype=torch.uint8)
+    numbered[:, 0, 0, 0] = torch.arange(3)
+    model.indices = lambda x, y=None: codes[(255 * x[:, 0, 0, 0]).round().long()]  # type: ignore[method-assign]
+    scores = codebook(make_subject(tmp_path, model, Images(numbered)))
+    assert scores["codebook_usage"].value == pytest.approx(3 / 5)
+    entropy = -(3 / 6 * math.log(3 / 6) + 2 / 6 * math.log(2 / 6) + 1 / 6 * math.log(1 / 6))
+    assert scores["codebook_perplexity"].value == pytest.approx(math.exp(entropy))
+    assert "of 5 codes at 2 positions" in scores["codebook_usage"].protocol
