@@ -149,6 +149,7 @@ class LatentVAE(NetVAE):
     def log_likelihood(self, x: Tensor, k: int, y: Tensor | None = None) -> Tensor:
         """Log 1/k sum_i p(x, z_i) / q(z_i|x), z_i ~ q(z|x), nats, `[B]`. Burda et al. 2015, arXiv:1509.00519, eq. 8."""
         q = self.posterior(x, y)
+        k = k if self.stochastic else 1  # all draws of a point are one
         most = max(1, IMAGES_PER_CHUNK // len(x))
         chunks = [self.log_weights(q, x, min(most, k - done), y) for done in range(0, k, most)]
         return torch.cat(chunks).logsumexp(0) - math.log(k)

@@ -58,7 +58,8 @@ def test_a_position_of_the_feature_map_is_a_code(name: str) -> None:
     x = random_batch(model.image, 1).x
     changed = x.clone()
     changed[:, :, :8, :8] = 1 - changed[:, :, :8, :8]
-    vectors = (model.vectors(changed) - model.vectors(x)).abs().sum(2)[0]
+    features = [model.to_codes(model.encoder(images)).transpose(1, 2) for images in (changed, x)]  # [1, P, D]
+    vectors = (features[0] - features[1]).abs().sum(2)[0]
     assert vectors[0] > 0 and vectors[15] == 0
     indices = torch.zeros(1, 16, dtype=torch.long)
     other = indices.clone()

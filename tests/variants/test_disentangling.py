@@ -41,7 +41,7 @@ def posteriors(n: int, dim: int = 3) -> tuple[Tensor, Tensor]:
 
 
 def capacity(progress: float) -> float:
-    model = model_of("beta_capacity", capacity=20.0, anneal=0.5)
+    model = model_of("beta_capacity", capacity=20.0, anneal=0.5, gamma=100.0)
     model.progress.fill_(progress)
     batch = random_batch(model.image)
     terms = model.loss(batch)
@@ -56,7 +56,7 @@ def test_the_target_rises_in_a_line_and_stays() -> None:
 
 def test_the_kl_is_drawn_to_the_target_from_both_sides() -> None:
     for target in (0.0, 50.0):
-        model = model_of("beta_capacity", capacity=target)
+        model = model_of("beta_capacity", capacity=target, gamma=100.0)
         model.progress.fill_(1.0)
         batch = random_batch(model.image)
         before = model.loss(batch)["kl"].item()

@@ -39,7 +39,7 @@ class AdversarialAutoencoder(Autoencoder):
     players = ("vae", "critic")
 
     def __init__(
-        self, image: ImageSpec, *, weight: NonNegativeFloat = 10.0, critic_width: PositiveInt = 256, **options: Any
+        self, image: ImageSpec, *, weight: NonNegativeFloat = 1.0, critic_width: PositiveInt = 256, **options: Any
     ) -> None:
         super().__init__(image, **options)
         self.weight = weight
