@@ -10,8 +10,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,8 +22,10 @@ from safetensors.torch import save_file
 
 import zoo
 from tests.runs import ROOT, digest, make_config, rows, run, settings
+from zoo import train
 from zoo.checkpoint import DIGESTS_FILE, Checkpoints, _digest, load_state
 from zoo.errors import UserError
+from zoo.train import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +196,41 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_resume(number: signal.Sign
     assert "checkpoint written; to go on: python run.py --config" in output and "--resume" in output
     assert "Traceback" not in output
     assert f"stopped at step {Checkpoints(tmp_path / 'r', 2).steps()[-1]:,}" in output
+
+
+# ---- written while training goes on
+
+
+def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint of step 10 is written only when step 12 is over; it still holds step 10."""
+    later = threading.Event()
+    save, take_step = Checkpoints.save, Trainer._take_step
+
+    def slow_save(self: Checkpoints, step: int, *rest: Any) -> None:
+        assert step != 10 or later.wait(timeout=60), "training waited for the checkpoint"
+        save(self, step, *rest)
+
+    def counted_step(self: Trainer, *batch: Any) -> None:
+        take_step(self, *batch)
+        if self.step >= 12:
+            later.set()
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    run(make_config(whole, steps=20))
+    monkeypatch.setattr(Checkpoints, "save", slow_save)
+    monkeypatch.setattr(Trainer, "_take_step", counted_step)
+    run(make_config(cut, steps=20))
+    assert digest(cut) == digest(whole)
+    shutil.rmtree(cut / "checkpoints" / "step_00000020")
+    (cut / "model.safetensors").unlink()
+    run(make_config(cut, steps=20), resume=True)
+    assert digest(cut) == digest(whole)
+
+
+def test_a_checkpoint_that_can_t_be_written_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(train, "write_weights", fails)
+    with pytest.raises(OSError, match="no space"):
+        run(make_config(tmp_path / "full", steps=20))

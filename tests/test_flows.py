@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
@@ -98,3 +99,6 @@ def test_a_planar_step_never_folds(dim: int, seed: int, scale: float) -> None:
     assert log_det.isfinite().all()
     along: Tensor = f @ w
     assert (along.diff() > 0).all()
+    # At the hyperplane tanh' = 1, and det = 1 + w.u' = 1 + m(w.u) = softplus(w.u).
+    _, at_plane = planar(torch.zeros(dim).double(), u, w, torch.zeros(()).double())
+    torch.testing.assert_close(at_plane.exp(), F.softplus(w @ u), rtol=1e-6, atol=1e-12)

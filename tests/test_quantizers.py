@@ -56,14 +56,14 @@ def test_the_nearest_code_is_the_nearest(codes: int, dim: int, seed: int) -> Non
     distances = (x[:, :, None] - quantizer.codebook).norm(dim=-1)  # [3, 5, K]
     torch.testing.assert_close(distances.gather(2, indices[..., None])[..., 0], distances.min(2).values)
     assert torch.equal(e, quantizer.codes_at(indices))
-    assert torch.equal(quantizer.nearest(quantizer.codebook), torch.arange(codes))
+    assert torch.equal(quantizer.index_of(quantizer.codebook), torch.arange(codes))
 
 
 def test_indices_do_not_depend_on_the_batch() -> None:
     torch.manual_seed(0)
     quantizer, x = VectorQuantizer(16, 3, "ema").eval(), torch.randn(8, 5, 3)
-    whole = quantizer.nearest(x)
-    assert torch.equal(whole, torch.cat([quantizer.nearest(part) for part in x.split(3)]))
+    whole = quantizer.index_of(x)
+    assert torch.equal(whole, torch.cat([quantizer.index_of(part) for part in x.split(3)]))
 
 
 def learn_once(quantizer: VectorQuantizer, x: Tensor) -> Tensor:
@@ -98,10 +98,10 @@ def test_a_dead_code_is_moved_onto_a_vector_of_the_batch(codebook: str) -> None:
     with torch.no_grad():
         quantizer.codebook.copy_(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [1e3, 1e3]]))
     x = torch.randn(20, 4, 2)
-    assert (quantizer.nearest(x) == 2).sum() == 0
+    assert (quantizer.index_of(x) == 2).sum() == 0
     for _ in range(math.ceil(math.log2(1 / REVIVED_BELOW)) + 8):
         learn_once(quantizer, x)
-    assert (quantizer.nearest(x) == 2).sum() > 0
+    assert (quantizer.index_of(x) == 2).sum() > 0
     assert quantizer.codebook[2].norm() < 5
 
 

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils.operations import recursively_apply
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from zoo.base import BaseVAE, ImageSpec
 from zoo.config import ModelConfig
@@ -34,15 +36,26 @@ MODEL_FILE = "model.safetensors"
 DIGESTS_FILE = "digests.json"
 
 
-def save_model(path: Path, model: BaseVAE, config: ModelConfig, plugins: list[str]) -> None:
+def snapshot(state: Any) -> Any:
+    """Copy all tensors in nested containers to the CPU: what is copied may change while the copy is written."""
+    return recursively_apply(lambda tensor: tensor.detach().to("cpu", copy=True), state)
+
+
+def write_weights(
+    path: Path, weights: dict[str, Tensor], image: ImageSpec, config: ModelConfig, plugins: list[str]
+) -> None:
     """Write weights with all it takes to build the model again: variant, options, image shape, plugins."""
-    recipe = {"model": config.model_dump(), "image": asdict(model.image), "plugins": plugins}
+    recipe = {"model": config.model_dump(), "image": asdict(image), "plugins": plugins}
     partial = path.with_name(f".{path.name}.partial")
-    # Clones, because safetensors refuses tensors that share memory.
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+    tensors = {name: tensor.contiguous() for name, tensor in weights.items()}  # not channels-last
     save_file(tensors, partial, {"zoo": json.dumps(recipe, sort_keys=True)})
     partial.chmod(0o644)  # safetensors writes for the owner alone; config and results beside it are for all
     os.replace(partial, path)
+
+
+def save_model(path: Path, model: BaseVAE, config: ModelConfig, plugins: list[str]) -> None:
+    """Write a model's weights as they are now; see `write_weights`."""
+    write_weights(path, snapshot(model.state_dict()), model.image, config, plugins)
 
 
 def load(run: Path | str, device: str | torch.device = "cpu") -> BaseVAE:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zoo.base import Batch, ImageSpec
 from zoo.latent import LatentVAE
 from zoo.priors import AutoregressivePrior
-from zoo.quantizers import perplexity, usage_counts
+from zoo.quantizers import FiniteScalarQuantizer, VectorQuantizer, perplexity, usage_counts
 
 
 class CodePosterior:
@@ -126,6 +126,26 @@ class CodeVAE(LatentVAE):
     def code_terms(self, indices: Tensor) -> dict[str, Tensor]:
         """Return the perplexity of the batch's codes `[B, P]`."""
         return {"perplexity": perplexity(usage_counts(indices, self.codebook_size))}
+
+
+class QuantisedVAE(CodeVAE):
+    """Codes by rounding: the posterior is a point. A subclass sets `quantizer`, of `zoo.quantizers`."""
+
+    stochastic = False
+    batch_terms = ("perplexity",)
+    quantizer: VectorQuantizer | FiniteScalarQuantizer
+
+    def indices_of(self, z: Tensor) -> Tensor:
+        """Return the codes of latents: `[..., P D]` -> int64 `[..., P]`."""
+        return self.quantizer.index_of(z.unflatten(-1, (self.positions, self.dim)))
+
+    def codes_at(self, indices: Tensor) -> Tensor:
+        """Return the vectors of codes: int64 `[B, P]` -> `[B, P, D]`."""
+        return self.quantizer.codes_at(indices)
+
+    def posterior(self, x: Tensor, y: Tensor | None = None) -> CodePosterior:
+        """Return the codes of a batch."""
+        return CodePosterior(self.quantizer(self.vectors(x))[0].flatten(1))
 
 
 class _Transpose(nn.Module):

@@ -60,7 +60,7 @@ class VectorQuantizer(nn.Module):
             self.register_buffer("sums", start.clone())
         self.register_buffer("counts", torch.ones(codes))
 
-    def nearest(self, x: Tensor) -> Tensor:
+    def index_of(self, x: Tensor) -> Tensor:
         """Return the index of each vector's nearest code: `[B, P, D]` -> int64 `[B, P]`."""
         flat = x.flatten(0, -2)
         distance = self.codebook.square().sum(1) - 2 * flat @ self.codebook.T  # but for |x|^2, `[B P, K]`
@@ -72,7 +72,7 @@ class VectorQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Quantise `[B, P, D]`: codes, with a gradient to a learned codebook, and indices."""
-        indices = self.nearest(x)
+        indices = self.index_of(x)
         return self.codes_at(indices), indices
 
     @torch.no_grad()

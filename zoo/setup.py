@@ -51,13 +51,13 @@ class Run:
     def choices(self) -> str:
         """Say in one line how it will be computed."""
         config = self.config
-        ranks = self.accelerator.num_processes
+        ranks, threads = self.accelerator.num_processes, torch.get_num_threads()
         fused = "fused " if config.optimizer.fused else ""
         return ", ".join(
             [
                 f"{self.accelerator.device.type}",
                 f"{ranks} process{'es' if ranks > 1 else ''}",
-                f"{torch.get_num_threads()} threads",
+                f"{threads} thread{'s' if threads > 1 else ''}",
                 f"precision {self.precision}",
                 *(["channels-last"] if self.channels_last else []),
                 *(["compiled"] if config.compile else []),

@@ -12,6 +12,7 @@ import math
 import signal
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import FrameType
@@ -25,7 +26,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from zoo.base import BaseVAE, Batch
-from zoo.checkpoint import MODEL_FILE, Checkpoints, load_state, save_model
+from zoo.checkpoint import MODEL_FILE, Checkpoints, load_state, snapshot, write_weights
 from zoo.config import Config
 from zoo.data import batches, mirror, to_float
 from zoo.errors import Diverged, UserError
@@ -174,6 +175,8 @@ class Trainer:
         if self.config.ema is not None:
             self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema))
         self.checkpoints = Checkpoints(run.out, self.config.keep)
+        self.writer = ThreadPoolExecutor(1)
+        self.writing: Future[None] | None = None
         self.step = 0
         self.best_val = math.inf
         self.window, self.epoch = Totals(), Totals()
@@ -217,6 +220,7 @@ class Trainer:
             accelerator.num_processes,
         )
         self.model.train()
+        stopping = 0
         with StopRequest() as stop, bar:
             clock = time.perf_counter()
             for images, labels in stream:
@@ -249,9 +253,10 @@ class Trainer:
                 if save or new_best or stopping:
                     self._save(new_best)
                 if stopping and not last:
-                    return stopping
+                    break
                 clock = time.perf_counter()
-        return 0
+        self._finish_writing()
+        return stopping if self.step < run.total_steps else 0
 
     def _take_step(self, images: Tensor, labels: Tensor | None) -> None:
         config, accelerator = self.config, self.accelerator
@@ -303,6 +308,7 @@ class Trainer:
         bad = next((name for name, value in terms.items() if not math.isfinite(value)), None)
         finite = torch.stack([p.isfinite().all() for p in self.model.parameters()]).all()
         if bad is not None or not finite:
+            self._finish_writing()
             saved = self.checkpoints.steps()
             kept = f"the last good checkpoint is {self.checkpoints.path(saved[-1])}" if saved else "none was saved yet"
             what = f"train/{bad} became {terms[bad]}" if bad is not None else "a parameter stopped being finite"
@@ -359,13 +365,22 @@ class Trainer:
             state["average"] = self.average.state_dict()
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
-        self.checkpoints.save(
+        self._finish_writing()
+        weights, image, config = snapshot(self.model.state_dict()), self.model.image, self.config
+        self.writing = self.writer.submit(
+            self.checkpoints.save,
             self.step,
-            lambda path: save_model(path, self.model, self.config.model, self.config.plugins),
-            state,
+            lambda path: write_weights(path, weights, image, config.model, config.plugins),
+            snapshot(state),
             progress,
             best,
         )
+
+    def _finish_writing(self) -> None:
+        """Wait for the checkpoint that is being written; what went wrong with it is raised here."""
+        if self.writing is not None:
+            writing, self.writing = self.writing, None
+            writing.result()
 
     def close(self) -> None:
         """End trackers and process group; the trainer takes no more steps.

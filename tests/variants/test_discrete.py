@@ -168,7 +168,7 @@ def test_the_decoders_gradient_goes_straight_to_the_encoder() -> None:
     z = model.vectors(batch.x).detach().requires_grad_()
     model.vectors = lambda _: z  # type: ignore[method-assign]
     (found,) = torch.autograd.grad(model.loss(batch)["recon"], z)
-    e = model.codes_at(model.quantizer.nearest(z)).detach().requires_grad_()
+    e = model.codes_at(model.quantizer.index_of(z)).detach().requires_grad_()
     recon = model.likelihood.nll(model.logits(e.flatten(1)), batch.x).mean()
     (wanted,) = torch.autograd.grad(recon, e)
     torch.testing.assert_close(found, wanted)

@@ -22,14 +22,14 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.discrete import CodePosterior, CodeVAE
+from zoo.discrete import QuantisedVAE
 from zoo.quantizers import FiniteScalarQuantizer
 
 Levels = Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1)]
 
 
 @register("fsq")
-class FSQVAE(CodeVAE):
+class FSQVAE(QuantisedVAE):
     """A grid of codes, each rounded number by number.
 
     Args:
@@ -38,9 +38,7 @@ class FSQVAE(CodeVAE):
         **options: Those of `CodeVAE`.
     """
 
-    stochastic = False
-    settled = (*CodeVAE.settled, "dim")
-    batch_terms = ("perplexity",)
+    settled = (*QuantisedVAE.settled, "dim")
 
     def __init__(self, image: ImageSpec, *, levels: Levels = [8, 5, 5], **options: Any) -> None:  # noqa: B006
         super().__init__(image, dim=len(levels), **options)
@@ -51,18 +49,6 @@ class FSQVAE(CodeVAE):
         """Return what is to be rounded, `[B, P, D]`."""
         z = super().vectors(x)
         return F.layer_norm(z, z.shape[1:])
-
-    def indices_of(self, z: Tensor) -> Tensor:
-        """Return the codes of latents: `[..., P D]` -> int64 `[..., P]`."""
-        return self.quantizer.index_of(z.unflatten(-1, (self.positions, self.dim)))
-
-    def codes_at(self, indices: Tensor) -> Tensor:
-        """Return the vectors of codes: int64 `[B, P]` -> `[B, P, D]`."""
-        return self.quantizer.codes_at(indices)
-
-    def posterior(self, x: Tensor, y: Tensor | None = None) -> CodePosterior:
-        """Return the rounded codes of a batch."""
-        return CodePosterior(self.quantizer(self.vectors(x))[0].flatten(1))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss, recon, kl, elbo and perplexity."""

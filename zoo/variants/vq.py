@@ -25,12 +25,12 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.discrete import CodePosterior, CodeVAE
+from zoo.discrete import QuantisedVAE
 from zoo.quantizers import VectorQuantizer, straight_through
 
 
 @register("vq")
-class VQVAE(CodeVAE):
+class VQVAE(QuantisedVAE):
     """A grid of codes, each the nearest of a learned set.
 
     Args:
@@ -42,8 +42,7 @@ class VQVAE(CodeVAE):
         **options: Those of `CodeVAE`.
     """
 
-    stochastic = False
-    batch_terms = ("perplexity",)
+    quantizer: VectorQuantizer
 
     def __init__(
         self,
@@ -59,18 +58,6 @@ class VQVAE(CodeVAE):
         self.commitment = commitment
         self.quantizer = VectorQuantizer(codes, dim, codebook)
         self.build_prior(codes)
-
-    def indices_of(self, z: Tensor) -> Tensor:
-        """Return the nearest codes of latents: `[..., P D]` -> int64 `[..., P]`."""
-        return self.quantizer.nearest(z.unflatten(-1, (self.positions, self.dim)))
-
-    def codes_at(self, indices: Tensor) -> Tensor:
-        """Return the vectors of codes: int64 `[B, P]` -> `[B, P, D]`."""
-        return self.quantizer.codes_at(indices)
-
-    def posterior(self, x: Tensor, y: Tensor | None = None) -> CodePosterior:
-        """Return the nearest codes of a batch."""
-        return CodePosterior(self.quantizer(self.vectors(x))[0].flatten(1))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss, recon, kl, elbo, commitment, perplexity, and codebook if it is learned."""

@@ -1,0 +1,157 @@
+"""What a run chooses by itself, and that every choice can be switched off."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.runs import digest, make_config, run, small
+from zoo import setup
+from zoo.base import VARIANTS, ImageSpec
+from zoo.errors import UserError
+from zoo.models import create
+from zoo.setup import choose_precision, set_up, tune
+from zoo.train import Trainer, TrainStep, make_optimizer
+
+CONV = {"name": "vanilla", "hidden_dims": [4, 8], "latent_dim": 3}
+
+
+def test_bf16_is_chosen_where_the_processor_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(tmp_path, mixed_precision="auto")
+    for has, safe, chosen in ((True, True, "bf16"), (True, False, "no"), (False, True, "no")):
+        monkeypatch.setattr(setup, "has_bf16", lambda _, has=has: has)
+        assert choose_precision(config, "cpu", bf16_safe=safe) == chosen
+    for asked in ("no", "bf16"):
+        assert choose_precision(make_config(tmp_path, mixed_precision=asked), "cpu") == asked
+    with pytest.raises(UserError, match="'fp16' needs a GPU"):
+        choose_precision(make_config(tmp_path, mixed_precision="fp16"), "cpu")
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_convolutions_are_channels_last_unless_switched_off(tmp_path: Path, asked: bool) -> None:
+    made = set_up(make_config(tmp_path / "r", model=CONV, channels_last=asked))
+    trainer = Trainer(made)
+    weight = next(p for p in trainer.model.parameters() if p.ndim == 4 and p.shape[1] > 1 and p.shape[2] > 1)
+    assert weight.is_contiguous(memory_format=torch.channels_last) == asked
+    assert ("channels-last" in made.choices()) == asked
+
+
+def test_a_net_without_convolutions_stays_as_it_is(tmp_path: Path) -> None:
+    assert "channels-last" not in set_up(make_config(tmp_path / "r")).choices()
+
+
+def test_the_layout_changes_no_result(tmp_path: Path) -> None:
+    models = []
+    for asked in (True, False):
+        trainer = Trainer(set_up(make_config(tmp_path / "r", model=CONV, channels_last=asked)))
+        for images, labels in [(torch.arange(32 * 64).view(32, 1, 8, 8).remainder(251).byte(), None)] * 3:
+            trainer._take_step(images, labels)
+        models.append(trainer.model)
+    for first, second in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        torch.testing.assert_close(first, second, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_a_fused_optimizer_takes_the_same_step(tmp_path: Path, name: str) -> None:
+    results = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        parameter = torch.nn.Parameter(torch.randn(7))
+        config = make_config(tmp_path, optimizer={"name": name, "fused": fused, "weight_decay": 0.1})
+        optimizer = make_optimizer(config, [parameter])
+        assert bool(optimizer.param_groups[0]["fused"]) == fused
+        for _ in range(5):
+            parameter.grad = parameter.detach().sin()
+            optimizer.step()
+        results.append(parameter.detach())
+    torch.testing.assert_close(*results)
+
+
+def test_the_choices_are_told_in_one_line(tmp_path: Path) -> None:
+    made = set_up(make_config(tmp_path / "r", model=CONV))
+    assert made.choices() == "cpu, 1 process, 1 thread, precision no, channels-last, fused adam"
+    assert f"how     {made.choices()}" in made.summary()
+
+
+# ---- tune
+
+
+@pytest.mark.parametrize("fastest", [("no", True), ("no", False), ("bf16", True), ("bf16", False)])
+def test_tuning_keeps_the_fastest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fastest: tuple[str, bool]) -> None:
+    tried = []
+
+    def timed(model: Any, batch: Any, *choice: Any) -> float:
+        tried.append(choice)
+        return 1.0 if choice == fastest else 2.0
+
+    monkeypatch.setattr(setup, "_time_steps", timed)
+    monkeypatch.setattr(setup, "has_bf16", lambda _: True)
+    made = set_up(make_config(tmp_path / "r", model=CONV, mixed_precision="auto", tune=True))
+    assert (made.precision, made.channels_last) == fastest
+    assert len(tried) == len(set(tried)) == 4 and made.choices().endswith("tuned")
+
+
+def test_tuning_leaves_alone_what_the_config_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+    monkeypatch.setattr(setup, "_time_steps", lambda model, batch, *choice: tried.append(choice) or 1.0)
+    set_up(make_config(tmp_path / "r", model=CONV, mixed_precision="no", channels_last=False, tune=True))
+    assert tried == [("no", False)]
+
+
+def test_tuning_really_runs_and_changes_neither_model_nor_noise(tmp_path: Path) -> None:
+    config = make_config(tmp_path, mixed_precision="auto")
+    model = create("vanilla", ImageSpec(1, 8, 8), hidden_dims=[4, 8], latent_dim=3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    noise = torch.get_rng_state()
+    precision, layout = tune(config, model, "bf16", True, 4, torch.device("cpu"))
+    assert precision in ("no", "bf16") and layout in (True, False)
+    assert torch.equal(noise, torch.get_rng_state())
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_tuned_run_ends_as_its_choice_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(make_config(tmp_path / "plain", model=CONV, steps=5))
+    monkeypatch.setattr(setup, "_time_steps", lambda *_: 1.0)
+    run(make_config(tmp_path / "tuned", model=CONV, steps=5, tune=True))
+    assert digest(tmp_path / "plain") == digest(tmp_path / "tuned")
+
+
+# ---- compile
+
+
+def test_what_can_t_be_compiled_says_why(tmp_path: Path) -> None:
+    model = {"name": "rae_gp", **small("rae_gp")}
+    with pytest.raises(UserError, match="'rae_gp' can't be compiled: its gradient penalty is differentiated twice"):
+        set_up(make_config(tmp_path / "r", model=model, compile=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [entry.name for entry in VARIANTS if not entry.target.not_compiled])
+def test_a_compiled_step_is_the_step(name: str) -> None:
+    import torch._inductor.config
+
+    from zoo.testing import random_batch
+
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model = create(name, ImageSpec(1, 16, 16, classes=3, train_size=50), **small(name))
+    batch, start = random_batch(model.image, 8), {k: v.clone() for k, v in model.state_dict().items()}
+    plain = TrainStep(model)
+    with torch._inductor.config.patch(fallback_random=True):  # the same noise as without compilation
+        compiled = torch.compile(plain)
+        for player in model.players:
+            losses, gradients = [], []
+            for step in (plain, compiled):
+                model.load_state_dict(start)
+                model.zero_grad()
+                torch.manual_seed(1)
+                terms = step(batch, player)
+                terms["loss"].backward()
+                losses.append(terms["loss"].detach())
+                grads = [p.grad for p in model.player_parameters(player) if p.grad is not None]
+                gradients.append(torch.cat([grad.flatten() for grad in grads]))
+            torch.testing.assert_close(losses[1], losses[0], rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-2, atol=1e-3)
