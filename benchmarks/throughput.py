@@ -5,6 +5,7 @@ and the ratio of two contenders, which a slow or busy machine moves least. Conte
 
 - `loop`: the whole loop of a run, with data, logging and noise seeding (validation, checkpoints and pictures excepted);
 - `bare step`: the same model, optimizer and precision on one batch that lies on the device: forward, backward, step;
+- `data alone`: the batches of the loop, fetched and thrown away: what each step waits for its images;
 - `notebook`: the MNIST notebook's loop: DataLoader, ToTensor image by image, probabilities, `loss.item()`;
 - `pythae`: the trainer of pythae on the same network, data and batch, if `--pythae` names its source folder;
 - `pytorch-vae`: one training step of PyTorch-VAE's VanillaVAE as shipped, on one batch, if `--pytorch-vae` names it.
@@ -85,6 +86,19 @@ def bare_step(run: Run) -> Contender:
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
+        return _now(device) - start
+
+    return steps
+
+
+def data_alone(run: Run) -> Contender:
+    """The loop's batches, without a step between them."""
+    device = run.accelerator.device
+
+    def steps(n: int) -> float:
+        start = _now(device)
+        for images, _ in batches(run.data.train, run.config.batch_size, 0, 0, n):
+            images.to(device, non_blocking=True)
         return _now(device) - start
 
     return steps
@@ -223,7 +237,11 @@ def measure(contenders: dict[str, Contender], steps: int, rounds: int) -> dict[s
 
 def compare(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure all contenders of a workload; return what was measured, where, and how."""
-    contenders: dict[str, Contender] = {"loop": Loop(run), "bare step": bare_step(run)}
+    contenders: dict[str, Contender] = {
+        "loop": Loop(run),
+        "bare step": bare_step(run),
+        "data alone": data_alone(run),
+    }
     if arguments.workload == "mlp_mnist":
         contenders["notebook"] = notebook(run)
         if arguments.pythae is not None:

@@ -22,7 +22,7 @@ from zoo.errors import Diverged, UserError
 from zoo.evaluate import evaluate_terms, evaluation_batches
 from zoo.runs import train
 from zoo.setup import set_up
-from zoo.train import Trainer, learning_rate, noise_seed
+from zoo.train import Totals, Trainer, learning_rate, noise_seed
 
 PICTURES = ("training_losses", "reconstructions", "generated_samples", "interpolations", "latent_space")
 
@@ -193,8 +193,20 @@ def test_players_follow_their_schedule(tmp_path: Path) -> None:
     t = trainer(make_config(tmp_path / "r", "duel"))
     for t.step in range(6):
         t._take_step(*one_batch(t))
+    t.window.means(t.accelerator)
     assert t.window.counts["loss"] == 6
     assert t.window.counts["critic/loss"] == 3
+
+
+def test_logged_terms_are_means_over_steps_even_of_a_buffer() -> None:
+    """A term may be a tensor that the next step changes in place; not every step has every term."""
+    totals, whole, buffer = Totals(), Totals(), torch.zeros(())
+    for step in range(600):
+        buffer.fill_(step)
+        totals.add("", {"a": buffer, "b": 2 * buffer} if step % 2 else {"a": buffer})
+    whole.absorb(totals)
+    for each in (totals, whole):
+        assert each.means(Accelerator(cpu=True)) == {"a": pytest.approx(299.5), "b": pytest.approx(600)}
 
 
 def test_progress_runs_from_zero_to_one(tmp_path: Path) -> None:

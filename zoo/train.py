@@ -39,6 +39,7 @@ from zoo.setup import Run
 
 STOP_CHECK_EVERY = 10  # steps between agreeing, over several processes, on whether to stop
 SECONDS_BETWEEN_PICTURES = 30.0
+STEPS_ASIDE = 256
 
 
 class TrainStep(nn.Module):
@@ -56,30 +57,45 @@ class TrainStep(nn.Module):
 
 @dataclass
 class Totals:
-    """Sums of logged terms, kept on the device: reading one costs a sync, adding to one does not."""
+    """Sums of logged terms, kept on the device: reading one costs a sync, and adding one to a sum a kernel.
+
+    So a step's terms are only put aside, as one vector, and summed some hundred steps at a time.
+    """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
+    aside: dict[tuple[str, ...], list[Tensor]] = field(default_factory=dict)
 
     def add(self, prefix: str, terms: dict[str, Tensor]) -> None:
         """Add one step's terms."""
-        for name, term in terms.items():
-            key = prefix + name
-            self.sums[key] = self.sums[key] + term.detach() if key in self.sums else term.detach().float()
-            self.counts[key] = self.counts.get(key, 0) + 1
+        steps = self.aside.setdefault(tuple(prefix + name for name in terms), [])
+        steps.append(torch.stack([term.detach() for term in terms.values()]))  # a copy: a term may be a buffer
+        if len(steps) == STEPS_ASIDE:
+            self._sum_up()
 
     def absorb(self, other: Totals) -> None:
         """Add the sums of a part, once it is over, to those of the whole."""
+        other._sum_up()
         for key, total in other.sums.items():
-            self.sums[key] = self.sums[key] + total if key in self.sums else total
-            self.counts[key] = self.counts.get(key, 0) + other.counts[key]
+            self._add_sum(key, total, other.counts[key])
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         """Return each term's mean over steps and ranks. A collective, and a sync."""
+        self._sum_up()
         if not self.sums:
             return {}
         stacked = torch.stack([total / self.counts[key] for key, total in self.sums.items()])
         return dict(zip(self.sums, accelerator.reduce(stacked, "mean").tolist(), strict=True))
+
+    def _sum_up(self) -> None:
+        for keys, steps in self.aside.items():
+            for key, total in zip(keys, torch.stack(steps).float().sum(0).unbind(), strict=True):
+                self._add_sum(key, total, len(steps))
+        self.aside = {}
+
+    def _add_sum(self, key: str, total: Tensor, count: int) -> None:
+        self.sums[key] = self.sums[key] + total if key in self.sums else total
+        self.counts[key] = self.counts.get(key, 0) + count
 
 
 def noise_seed(seed: int, step: int, player: int, micro: int, rank: int) -> int:
