@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
@@ -23,6 +23,7 @@ from zoo.models import create, preferred_range
 from zoo.registry import load_plugin
 
 TUNING_STEPS = 6
+PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 @dataclass
@@ -114,6 +115,11 @@ def set_up(config: Config) -> Run:
         size = config.batch_size // (ranks * config.accumulate)
         precision, channels_last = tune(config, model, precision, channels_last, size, processes.device)
     accelerator = make_accelerator(config, precision)
+    if accelerator.distributed_type not in PLAIN:
+        raise UserError(
+            f"the launch asks for {accelerator.distributed_type.value}, which the loop does not support: every process "
+            "holds the whole model; launch with --multi_gpu"
+        )
     config.data.range = pixel_range
     config.data.size = model.image.height
     if config.out is None:
