@@ -14,6 +14,7 @@ import json
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -42,8 +43,9 @@ COST_UNITS = ("s", "MiB", "images/s")
 RATE_AND_DISTORTION = (("rate", "distortion"), ("kl", "recon"))
 TERMINAL_COLUMNS = 4
 PICTURES = {"samples": "generated_samples.png", "reconstructions": "reconstructions.png"}
-PICTURE_BYTES, PAGE_BYTES = 16_000, 600_000  # one picture's, and all pictures' of a page
-PICTURE_FORMS = ((800, 70), (640, 60), (480, 50), (480, 30), (320, 30))  # greatest side and quality, until it fits
+PICTURE_BYTES, PAGE_BYTES = 16_000, 450_000  # one picture's, and all pictures' of a page
+# Greatest side and quality, until it fits.
+PICTURE_FORMS = ((800, 70), (640, 60), (480, 50), (480, 30), (320, 30), (280, 20))
 COLOURS = 8  # in the template
 SYMBOLS = {"beta": "β"}
 # What provenance leaves out of the config's hash, and what only decides where things are written.
@@ -164,9 +166,9 @@ class Board:
 
     @cached_property
     def columns(self) -> list[Column]:
-        """Ranked ones first, the usual ones before others."""
-        found = {column for row in self.rows for column in row.cells}
-        return sorted(found, key=_order)
+        """Ranked ones first, the usual ones before others; of one metric, the protocol that most rows have."""
+        held = Counter(column for row in self.rows for column in row.cells)
+        return sorted(held, key=lambda column: _order(column, held[column]))
 
     @cached_property
     def headings(self) -> dict[Column, str]:
@@ -210,10 +212,10 @@ class Board:
         return any(row.comparisons for row in self.rows)
 
 
-def _order(column: Column) -> tuple[Any, ...]:
+def _order(column: Column, rows: int) -> tuple[Any, ...]:
     name = column.name.partition("@")[0]  # fid@gmm10 is fid, by another sampler
     main = MAIN_METRICS.index(name) if name in MAIN_METRICS else len(MAIN_METRICS)
-    return column.is_cost, not column.ranked, main, column.name, str(column)
+    return column.is_cost, not column.ranked, main, column.name, -rows, str(column)
 
 
 def _decimals(cells: Sequence[Cell]) -> int:

@@ -95,9 +95,17 @@ def _rank(board: Board, row: Row, column: Column) -> str:
 def index_text(pages: Sequence[Documentation], boards: Sequence[Board], results: str) -> str:
     """Write the index: every variant, its paper, and its main numbers."""
     lines = [HEAD, "", "# Variants", ""]
-    lines += [f"Numbers are those of the [leaderboard]({results}/leaderboard.md), which states their protocols.", ""]
+    lines += [
+        f"Numbers are those of the [leaderboard]({results}/leaderboard.md), which states their protocols; of each "
+        "metric, those of the protocol that most variants share. The others stand on the variants' pages.",
+        "",
+    ]
     board = max(boards, key=lambda board: len(board.rows))
-    columns = [c for name in INDEX_METRICS for c in board.columns if c.name == name]
+    columns = [
+        next(c for c in board.columns if c.name == name)
+        for name in INDEX_METRICS
+        if name in {c.name for c in board.columns}
+    ]
     heads = ["name", "what it is", *(_heading(board, column) for column in columns)]
     lines += [f"| {' | '.join(heads)} |", f"| {' | '.join('---' for _ in heads)} |"]
     for page in pages:

@@ -125,6 +125,15 @@ def test_numbers_of_another_protocol_stand_in_a_column_of_their_own(tmp_path: Pa
     assert [len([row for row in board.rows if c in row.cells]) for c in pair] == [2, 2]
 
 
+def test_the_protocol_that_most_rows_have_comes_first(tmp_path: Path) -> None:
+    for name, protocol in (("a", "first by name"), ("b", "second by name"), ("c", "second by name")):
+        write_run(tmp_path / name, name, metrics=elbo(-1.0, protocol=protocol))
+    (board,) = boards_of(tmp_path)
+    first, second = [c for c in board.columns if c.name == "elbo"]
+    assert (first.protocol, second.protocol) == ("second by name", "first by name")
+    assert board.headings[first] == "elbo, protocol A"
+
+
 @pytest.mark.parametrize(
     "change", [{"dataset": "mnist"}, {"image": [1, 8, 8]}, {"data": {"val_fraction": 0.5}}, {"data": {"limit": 9}}]
 )
