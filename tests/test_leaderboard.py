@@ -298,7 +298,7 @@ def test_a_plot_never_mixes_protocols(tmp_path: Path) -> None:
         write_run(tmp_path / name, name, metrics=rd(ord(name), 2.0, **changes), device=device)
     (board,) = boards_of(tmp_path)
     labels = [{point.label for point in plot.points} for plot in plots(board)]
-    assert labels == [{"a", "b"}, {"c", "d", "e"}, {"a", "b"}, {"c", "d"}]
+    assert labels == [{"c", "d", "e"}, {"a", "b"}, {"a", "b"}, {"c", "d"}]
 
 
 def test_rate_and_distortion_by_an_unknown_likelihood_are_not_compared(tmp_path: Path) -> None:

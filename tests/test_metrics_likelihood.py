@@ -111,7 +111,7 @@ def test_an_inexact_posterior_converges_to_the_closed_form(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("k", [1, 7, 200])
 def test_exactly_k_samples_are_decoded_in_chunks(k: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.gaussian.IMAGES_PER_CHUNK", 1000)
+    monkeypatch.setattr("zoo.latent.IMAGES_PER_CHUNK", 1000)
     model = LinearGaussian(1.6)
     nll(subject_of(model, noise(120, 1, 2, 2), tmp_path), k=k)  # batches of 50, 50 and 20
     assert sum(model.decoded) == 120 * k

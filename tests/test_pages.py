@@ -84,7 +84,9 @@ def test_definitions_may_go_on_below() -> None:
 
 
 @pytest.mark.skipif(not RESULTS.is_dir(), reason="no leaderboard of the whole zoo is committed yet")
-def test_the_committed_pages_are_what_the_code_and_the_results_say() -> None:
+def test_the_committed_pages_are_what_the_code_and_the_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = {e.name: e for e in VARIANTS if e.target.__module__.startswith("zoo.")}  # other tests load plugins
+    monkeypatch.setattr(VARIANTS, "_entries", ours)
     again = "out of date: run `python -m benchmarks.pages benchmarks/results/zoo`"
     texts = pages.page_texts(RESULTS, DOCS)
     assert {file.name for file in DOCS.iterdir()} == set(texts), again

@@ -81,10 +81,13 @@ def planar(z: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         f(z) `[..., D]` and log |det df/dz| `[...]`.
     """
     wu = (w * u).sum(-1, keepdim=True)
-    u = u + (F.softplus(wu) - 1 - wu) * w / w.square().sum(-1, keepdim=True).clamp(min=1e-8)
+    slack = F.softplus(wu)  # 1 + w.u', above 0
+    u = u + (slack - 1 - wu) * w / w.square().sum(-1, keepdim=True).clamp(min=1e-8)
     bent = ((w * z).sum(-1) + b).tanh()  # [...]
-    slope = 1 - bent.square()
-    return z + u * bent[..., None], torch.log1p(slope * (w * u).sum(-1))
+    squared = bent.square()
+    # 1 + tanh' w.u' with tanh' = 1 - tanh^2, without the difference of two numbers near 1.
+    det = squared + (1 - squared) * slack[..., 0]
+    return z + u * bent[..., None], det.clamp(min=1e-30).log()
 
 
 class MaskedLinear(nn.Linear):
