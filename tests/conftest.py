@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 torch.set_num_threads(1)
+settings.register_profile("zoo", deadline=None)  # a busy machine is no failure
+settings.load_profile("zoo")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
