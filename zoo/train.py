@@ -49,27 +49,31 @@ class TrainStep(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch, player: str) -> dict[str, Tensor]:
-        """Return the player's terms; only "loss" keeps its graph."""
+    def forward(self, batch: Batch, player: str) -> tuple[Tensor, tuple[str, ...], Tensor]:
+        """Return the player's loss, the names of its terms, and their values, which have no gradient.
+
+        The values are one vector, a copy: a term may be a buffer, and one that equals the loss would, in a compiled
+        step, be merged with it, and the loss would lose its gradient (torch 2.14).
+        """
         terms = self.model.loss(batch) if player == "vae" else getattr(self.model, f"{player}_loss")(batch)
-        return {name: term if name == "loss" else term.detach() for name, term in terms.items()}
+        return terms["loss"], tuple(terms), torch.stack([term.detach() for term in terms.values()])
 
 
 @dataclass
 class Totals:
     """Sums of logged terms, kept on the device: reading one costs a sync, and adding one to a sum a kernel.
 
-    So a step's terms are only put aside, as one vector, and summed some hundred steps at a time.
+    So a step's terms, one vector, are only put aside, and summed some hundred steps at a time.
     """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     aside: dict[tuple[str, ...], list[Tensor]] = field(default_factory=dict)
 
-    def add(self, prefix: str, terms: dict[str, Tensor]) -> None:
+    def add(self, names: tuple[str, ...], values: Tensor) -> None:
         """Add one step's terms."""
-        steps = self.aside.setdefault(tuple(prefix + name for name in terms), [])
-        steps.append(torch.stack([term.detach() for term in terms.values()]))  # a copy: a term may be a buffer
+        steps = self.aside.setdefault(names, [])
+        steps.append(values)
         if len(steps) == STEPS_ASIDE:
             self._sum_up()
 
@@ -295,10 +299,10 @@ class Trainer:
                 batch = Batch(mirror(x) if config.data.flip else x, None if labels is None else labels[part])
                 syncing = micro == config.accumulate - 1
                 with nullcontext() if syncing else accelerator.no_sync(self.train_step):
-                    terms = self.train_step(batch, player)
-                    loss = terms["loss"] / config.accumulate if config.accumulate > 1 else terms["loss"]
+                    loss, names, values = self.train_step(batch, player)
+                    loss = loss / config.accumulate if config.accumulate > 1 else loss
                     accelerator.backward(loss) if self.scaled else loss.backward()
-                self.window.add("" if player == "vae" else f"{player}/", terms)
+                self.window.add(names if player == "vae" else tuple(f"{player}/{name}" for name in names), values)
             if config.clip is not None:
                 accelerator.clip_grad_norm_(self.parameters[player], config.clip)
             for group in optimizer.param_groups:
