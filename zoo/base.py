@@ -143,12 +143,20 @@ class BaseVAE(nn.Module):
         raise NotImplementedError
 
     def log_likelihood(self, x: Tensor, k: int, y: Tensor | None = None) -> Tensor:
-        """Return the importance-weighted bound on log p(x) with `k` samples: nats, `[B]`. Burda et al. 2015."""
-        raise NotImplementedError
+        """Return the importance-weighted bound on log p(x) with `k` samples: nats, `[B]`. Burda et al. 2015.
+
+        Raises:
+            UserError: if the variant has no density of images.
+        """
+        raise UserError(f"{type(self).__name__} has no density p(x), hence no log_likelihood")
 
     def indices(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return the codes of a discrete latent, whole numbers below `codebook_size`: int64 `[B, P]`."""
-        raise NotImplementedError
+        """Return the codes of a discrete latent, whole numbers below `codebook_size`: int64 `[B, P]`.
+
+        Raises:
+            UserError: if the latent is continuous.
+        """
+        raise UserError(f"{type(self).__name__} has a continuous latent, hence no indices")
 
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Decode the posterior mean: `[B, C, H, W]` -> `[B, C, H, W]`, without noise."""

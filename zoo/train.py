@@ -408,6 +408,7 @@ class Trainer:
         The group's threads must be gone before the interpreter is: one that then drops a tensor aborts the process
         (pytorch/pytorch#190489). They go with the group's last owner, which is the wrapped model.
         """
+        self.writer.shutdown()
         self.accelerator.wait_for_everyone()
         del self.train_step
         self.accelerator.end_training()

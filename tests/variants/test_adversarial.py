@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.runs import make_config, rows, run, small
 from zoo.base import BaseVAE, Batch, ImageSpec
+from zoo.errors import UserError
 from zoo.models import create
 from zoo.testing import random_batch
 from zoo.variants.aae import AdversarialAutoencoder
@@ -137,5 +138,7 @@ def test_the_critic_of_aae_learns_to_tell_codes_from_the_prior() -> None:
 def test_what_has_no_density_claims_none(name: str) -> None:
     model = model_of(name)
     assert "elbo" not in model.loss(random_batch(model.image))
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(UserError, match="has no density p.x., hence no log_likelihood"):
         model.log_likelihood(random_batch(model.image).x, 2)
+    with pytest.raises(UserError, match="has a continuous latent, hence no indices"):
+        model.indices(random_batch(model.image).x)
