@@ -1,7 +1,8 @@
 """How fast the loop is, beside the bare step and its peers: `python -m benchmarks.throughput mlp_mnist`.
 
-Everything is measured in one process, in turns, some rounds of some steps each; what counts is the median over rounds,
-and the ratio of two contenders, which a slow or busy machine moves least. Contenders:
+Everything is measured in one run, in turns, some rounds of some steps each; what counts is the median over rounds, and
+the ratio of two contenders, which a slow or busy machine moves least. Ours share a process; a peer has one of its own,
+with the data and the threads of ours, and none of our other settings. Contenders:
 
 - `loop`: the whole loop of a run, with data, logging and noise seeding (validation, checkpoints and pictures excepted);
 - `bare step`: the same model, optimizer and precision on one batch that lies on the device: forward, backward, step;
@@ -16,14 +17,17 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import logging
 import os
 import platform
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout, suppress
 from io import StringIO
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,18 +38,18 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from zoo.base import Batch
-from zoo.config import load_config
-from zoo.data import batches, to_float
+from zoo.config import Config, load_config
+from zoo.data import batches, build_data, to_float
 from zoo.data.source import Images
 from zoo.errors import UserError
-from zoo.setup import Run, set_up
+from zoo.setup import Run, choose_device, set_threads, set_up
 from zoo.train import Trainer, make_optimizer
 
 WORKLOADS = {
     "mlp_mnist": ("configs/mlp_mnist.yaml", []),
     "vanilla_celeba": ("configs/vanilla_celeba.yaml", ["batch_size=64"]),  # PyTorch-VAE's
 }
-WARM_UP = 5  # steps
+WARM_UP = 20  # steps; until then the kernel still hands out new memory
 
 Contender = Callable[[int], float]  # steps to seconds
 
@@ -77,12 +81,13 @@ def bare_step(run: Run) -> Contender:
     if run.channels_last:
         model, x = model.to(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
     batch = Batch(x, None if labels is None else labels.to(device))
+    loss_of = torch.compile(model.loss) if run.config.compile else model.loss
 
     def steps(n: int) -> float:
         start = _now(device)
         for _ in range(n):
             with _autocast(device, run.precision):
-                loss = model.loss(batch)["loss"]
+                loss = loss_of(batch)["loss"]
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -104,7 +109,35 @@ def data_alone(run: Run) -> Contender:
     return steps
 
 
-def notebook(run: Run) -> Contender:
+class Peer:
+    """A contender that is built, and takes its steps, in a process of its own."""
+
+    def __init__(self, build: Callable[[Config, Path], Contender], config: Config, source: Path = Path()) -> None:
+        context = get_context("spawn")
+        self.connection, other_end = context.Pipe()
+        context.Process(target=_serve, args=(other_end, build, config, source), daemon=True).start()
+        other_end.close()
+
+    def __call__(self, steps: int) -> float:
+        """Take `steps` steps; return the seconds that they took."""
+        try:
+            self.connection.send(steps)
+            return self.connection.recv()
+        except (EOFError, ConnectionError):
+            raise UserError("a peer's process ended; what it said stands above") from None
+
+
+def _serve(connection: Connection, build: Callable[[Config, Path], Contender], config: Config, source: Path) -> None:
+    os.environ["TQDM_DISABLE"] = "1"
+    logging.disable(logging.WARNING)
+    set_threads(config)
+    contender = build(config, source)
+    with suppress(EOFError), redirect_stdout(sys.stderr):  # the other end is closed when all is measured
+        while True:
+            connection.send(contender(connection.recv()))
+
+
+def notebook(config: Config, _: Path) -> Contender:
     """The notebook's loop and network, 784-400-20, on pictures that become tensors one by one."""
     from torchvision import transforms
     from torchvision.transforms.functional import to_pil_image
@@ -122,10 +155,10 @@ def notebook(run: Run) -> Contender:
             pixels, _ = self.images.batch(torch.tensor([index]))
             return to_tensor(to_pil_image(pixels[0])), 0
 
-    device = run.accelerator.device
+    device = torch.device(choose_device(config))
     model = Notebook().to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    loader = DataLoader(Digits(run.data.train), batch_size=128, shuffle=True)
+    loader = DataLoader(Digits(build_data(config.data).train), batch_size=config.batch_size, shuffle=True)
 
     def steps(n: int) -> float:
         start, total = _now(device), 0.0
@@ -160,21 +193,20 @@ class Notebook(nn.Module):
         return torch.sigmoid(self.out(F.relu(self.up(z)))), mu, logvar
 
 
-def pythae(run: Run, source: Path) -> Contender:
+def pythae(config: Config, source: Path) -> Contender:
     """One epoch of pythae's BaseTrainer over as many images as the steps need, its model and data as it has them."""
     sys.path.insert(0, str(source / "src"))
     from pythae.data.datasets import BaseDataset
     from pythae.models import VAE, VAEConfig
     from pythae.trainers import BaseTrainer, BaseTrainerConfig
 
-    config = VAEConfig(input_dim=(1, 28, 28), latent_dim=20, reconstruction_loss="bce")
-    size = run.config.batch_size
-    model = VAE(config)
+    train, size = build_data(config.data).train, config.batch_size
+    model = VAE(VAEConfig(input_dim=(1, 28, 28), latent_dim=20, reconstruction_loss="bce"))
     model.encoder.layers = nn.ModuleList([nn.Sequential(nn.Linear(784, 400), nn.ReLU())])
     model.encoder.embedding, model.encoder.log_var = nn.Linear(400, 20), nn.Linear(400, 20)
 
     def steps(n: int) -> float:
-        pixels, _ = run.data.train.batch(torch.arange(n * size) % len(run.data.train))
+        pixels, _ = train.batch(torch.arange(n * size) % len(train))
         data = BaseDataset(to_float(pixels, (0.0, 1.0)), torch.zeros(len(pixels)))
         with tempfile.TemporaryDirectory() as out:
             settings = BaseTrainerConfig(
@@ -189,15 +221,15 @@ def pythae(run: Run, source: Path) -> Contender:
     return steps
 
 
-def pytorch_vae(run: Run, source: Path) -> Contender:
+def pytorch_vae(config: Config, source: Path) -> Contender:
     """One step of its VanillaVAE, 64 px, fp32, Adam: forward, its own loss, backward, step."""
     sys.path.insert(0, str(source))
     from models.vanilla_vae import VanillaVAE
 
-    device = run.accelerator.device
+    device = torch.device(choose_device(config))
     model = VanillaVAE(in_channels=3, latent_dim=128).to(device).train()
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
-    images, _ = next(batches(run.data.train, run.config.batch_size, 0, 0, 1))
+    images, _ = build_data(config.data).train.batch(torch.arange(config.batch_size))
     x = to_float(images.to(device), (-1.0, 1.0))
 
     def steps(n: int) -> float:
@@ -243,11 +275,11 @@ def compare(run: Run, arguments: argparse.Namespace) -> dict[str, Any]:
         "data alone": data_alone(run),
     }
     if arguments.workload == "mlp_mnist":
-        contenders["notebook"] = notebook(run)
+        contenders["notebook"] = Peer(notebook, run.config)
         if arguments.pythae is not None:
-            contenders["pythae"] = pythae(run, arguments.pythae)
+            contenders["pythae"] = Peer(pythae, run.config, arguments.pythae)
     elif arguments.pytorch_vae is not None:
-        contenders["pytorch-vae"] = pytorch_vae(run, arguments.pytorch_vae)
+        contenders["pytorch-vae"] = Peer(pytorch_vae, run.config, arguments.pytorch_vae)
     seconds = measure(contenders, arguments.steps, arguments.rounds)
     size = run.config.batch_size
     gpu = run.accelerator.device.type == "cuda"

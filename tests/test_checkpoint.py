@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import zoo
 from tests.runs import ROOT, digest, make_config, rows, run, settings
@@ -225,6 +226,37 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypa
     (cut / "model.safetensors").unlink()
     run(make_config(cut, steps=20), resume=True)
     assert digest(cut) == digest(whole)
+
+
+class Computations(TorchDispatchMode):
+    """Notes the tensors' operations that do more than look at another tensor's memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not func.is_view:
+            self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_nothing_is_computed_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else torch starts a pool of threads for the writing thread, and every step after it takes longer."""
+    save, seen = Checkpoints.save, Computations()
+
+    def watched_save(*arguments: Any) -> None:
+        with seen:
+            torch.ones(2) + 1
+            assert seen.names == {"aten.ones.default", "aten.add.Tensor"}
+            seen.names.clear()
+            save(*arguments)
+
+    monkeypatch.setattr(Checkpoints, "save", watched_save)
+    model = {"name": "vanilla", "hidden_dims": [4, 8], "latent_dim": 3}  # channels-last
+    run(make_config(tmp_path / "r", model=model, steps=10, ema=0.9))
+    assert Checkpoints(tmp_path / "r", 2).steps() == [10]
+    assert seen.names == set()
 
 
 def test_a_checkpoint_that_can_t_be_written_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

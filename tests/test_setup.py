@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import platform
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +14,7 @@ import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
 
-from tests.runs import digest, make_config, run, small
+from tests.runs import ROOT, digest, make_config, run, small
 from zoo import setup
 from zoo.base import VARIANTS, ImageSpec
 from zoo.errors import UserError
@@ -87,6 +91,40 @@ def test_a_sharded_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
     with pytest.raises(UserError, match="the launch asks for FSDP, which the loop does not support"):
         set_up(make_config(tmp_path / "r"))
+
+
+def test_denormal_numbers_count_as_zero(tmp_path: Path) -> None:
+    torch.set_flush_denormal(False)
+    small = torch.tensor([1e-39])
+    assert (small * 1).item() != 0
+    set_up(make_config(tmp_path / "r"))
+    assert (small * 1).item() == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc is told to keep memory")
+def test_freed_memory_is_kept_for_the_next_step() -> None:
+    script = """
+import resource
+import torch
+from zoo.setup import spare_processor
+spare_processor()
+for _ in range(20):
+    torch.ones(2**24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    asked = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert int(asked.stdout) < 2 * 2**26 / 4096  # the pages of two tensors; all twenty would be new to the kernel
+
+
+def test_another_malloc_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(_: str) -> Any:
+        raise OSError("libc.so.6: cannot open shared object file")
+
+    monkeypatch.setattr(ctypes, "CDLL", absent)
+    setup.spare_processor()
 
 
 # ---- tune

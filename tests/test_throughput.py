@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import throughput
-from benchmarks.throughput import Loop, bare_step, compare, data_alone, measure, table
+from benchmarks.throughput import Loop, Peer, bare_step, compare, data_alone, measure, table
 from tests.runs import make_config
+from zoo.config import Config
+from zoo.errors import UserError
 from zoo.setup import Run, set_up
 
 CONV = {"name": "vanilla", "hidden_dims": [4, 8], "latent_dim": 3}
@@ -28,7 +31,8 @@ def test_contenders_take_turns() -> None:
         return lambda steps: calls.append((name, steps)) or steps * seconds  # type: ignore[func-returns-value]
 
     seconds = measure({"a": contender("a", 1.0), "b": contender("b", 2.0)}, steps=10, rounds=2)
-    assert calls == [("a", 5), ("b", 5), ("a", 10), ("b", 10), ("a", 10), ("b", 10)]
+    warm_up = throughput.WARM_UP
+    assert calls == [("a", warm_up), ("b", warm_up), ("a", 10), ("b", 10), ("a", 10), ("b", 10)]
     assert seconds == {"a": [1.0, 1.0], "b": [2.0, 2.0]}
 
 
@@ -52,3 +56,27 @@ def test_the_loop_and_the_bare_step_take_the_same_steps(small_run: Run) -> None:
     assert loop.trainer.step == 5
     moved = [not torch.equal(a, b) for a, b in zip(start, loop.trainer.model.parameters(), strict=True)]
     assert all(moved)
+
+
+def pid_of_its_process(config: Config, source: Path) -> throughput.Contender:
+    print(f"{config.batch_size} {source}")  # nothing that a peer prints may get lost in the answers
+    return lambda steps: float(os.getpid() + steps)
+
+
+def test_a_peer_has_its_own_process(tmp_path: Path) -> None:
+    peer = Peer(pid_of_its_process, make_config(tmp_path), tmp_path)
+    assert peer(0) == peer(3) - 3 != os.getpid()
+
+
+def dies(config: Config, source: Path) -> throughput.Contender:
+    raise ImportError(f"no peer in {source}")
+
+
+def test_a_peer_that_dies_ends_the_measurement(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match="a peer's process ended; what it said stands above"):
+        Peer(dies, make_config(tmp_path), tmp_path)(1)
+    assert f"no peer in {tmp_path}" in capfd.readouterr().err
+
+
+def test_the_notebook_s_loop_runs(tmp_path: Path) -> None:
+    assert throughput.notebook(make_config(tmp_path, data={"name": "digits", "size": 28}), Path())(2) > 0

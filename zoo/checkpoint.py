@@ -36,26 +36,30 @@ MODEL_FILE = "model.safetensors"
 DIGESTS_FILE = "digests.json"
 
 
-def snapshot(state: Any) -> Any:
+def snapshot(state: Any, memory_format: torch.memory_format = torch.preserve_format) -> Any:
     """Copy all tensors in nested containers to the CPU: what is copied may change while the copy is written."""
-    return recursively_apply(lambda tensor: tensor.detach().to("cpu", copy=True), state)
+    return recursively_apply(lambda tensor: tensor.detach().to("cpu", copy=True, memory_format=memory_format), state)
+
+
+def weights_of(model: BaseVAE) -> dict[str, Tensor]:
+    """Copy a model's parameters and buffers to the CPU; none is channels-last there."""
+    return snapshot(model.state_dict(), torch.contiguous_format)
 
 
 def write_weights(
     path: Path, weights: dict[str, Tensor], image: ImageSpec, config: ModelConfig, plugins: list[str]
 ) -> None:
-    """Write weights with all it takes to build the model again: variant, options, image shape, plugins."""
+    """Write contiguous weights with all it takes to build the model again: variant, options, image shape, plugins."""
     recipe = {"model": config.model_dump(), "image": asdict(image), "plugins": plugins}
     partial = path.with_name(f".{path.name}.partial")
-    tensors = {name: tensor.contiguous() for name, tensor in weights.items()}  # not channels-last
-    save_file(tensors, partial, {"zoo": json.dumps(recipe, sort_keys=True)})
+    save_file(weights, partial, {"zoo": json.dumps(recipe, sort_keys=True)})
     partial.chmod(0o644)  # safetensors writes for the owner alone; config and results beside it are for all
     os.replace(partial, path)
 
 
 def save_model(path: Path, model: BaseVAE, config: ModelConfig, plugins: list[str]) -> None:
     """Write a model's weights as they are now; see `write_weights`."""
-    write_weights(path, snapshot(model.state_dict()), model.image, config, plugins)
+    write_weights(path, weights_of(model), model.image, config, plugins)
 
 
 def load(run: Path | str, device: str | torch.device = "cpu") -> BaseVAE:
