@@ -16,7 +16,6 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
-from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from zoo import pictures
 from zoo.base import BaseVAE, Batch
@@ -82,6 +81,8 @@ def evaluate_terms(
 
 def image_psnr(model: BaseVAE, batch: Batch) -> Tensor:
     """Peak signal-to-noise ratio of each image's reconstruction, pixels in [0, 1]: dB, `[B]`."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio  # takes seconds, which no run should start with
+
     recon = pictures.to_unit(model.reconstruct(batch.x, batch.y), model.image.range)
     original = pictures.to_unit(batch.x, model.image.range)
     return peak_signal_noise_ratio(recon, original, data_range=1.0, dim=(1, 2, 3), reduction="none")

@@ -17,7 +17,6 @@ from typing import Any
 
 from pydantic import PositiveFloat
 from torch import Tensor
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from zoo.base import BaseVAE, Batch, ImageSpec, register
 from zoo.distributions import gaussian_kl
@@ -39,14 +38,18 @@ class MSSSIMVAE(GaussianVAE):
     log_likelihood = BaseVAE.log_likelihood
 
     def __init__(self, image: ImageSpec, *, weight: PositiveFloat = 500.0, **options: Any) -> None:
+        # Imported here, for it takes seconds, which a run of another variant should not wait.
+        from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
         super().__init__(image, **options)
         self.weight = weight
+        self.ms_ssim = multiscale_structural_similarity_index_measure
 
     def similarity(self, recon: Tensor, x: Tensor) -> Tensor:
         """MS-SSIM of images in the image range: two `[B, C, H, W]` -> `[B]`."""
         low, high = self.image.range
         size = min(self.image.height, self.image.width)
-        return multiscale_structural_similarity_index_measure(
+        return self.ms_ssim(
             (recon - low) / (high - low),
             (x - low) / (high - low),
             kernel_size=window(size),
