@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks import decoding
 from zoo.config import DataConfig
 from zoo.data import (
     DATASETS,
@@ -29,6 +30,7 @@ from zoo.data import (
     step_indices,
     to_float,
 )
+from zoo.data.files import ImageFiles
 from zoo.data.pixels import resize
 from zoo.data.sampler import permutation
 from zoo.data.shapes import SIZES, render
@@ -479,6 +481,69 @@ class TestImageFolder:
         data = build("image_folder", tmp_path, size=4, channels=1, test_fraction=0.3, val_fraction=0.3)
         assert data.spec((0.0, 1.0)).shape == (1, 4, 4)
         assert data.train.batch(torch.tensor([0]))[0].unique().tolist() == [76]  # 0.299 x 255
+
+
+class TestStreaming:
+    """Sets that are decoded at each use, `data.cache: false`."""
+
+    @pytest.mark.parametrize("name", ["image_folder", "celeba"])
+    def test_gives_the_same_images_as_the_cache(self, tmp_path: Path, name: str) -> None:
+        for i in range(12):
+            Image.new("RGB", (9 + i, 12), (20 * i, 255 - 20 * i, 7)).save(save(tmp_path / f"{i:02}.png"))
+            Image.new("RGB", (9 + i, 12), (20 * i, 255 - 20 * i, 7)).save(save(tmp_path / f"{i:02}.jpg"))
+        cached, streamed = (build(name, tmp_path, size=6, cache=cache) for cache in (True, False))
+        assert isinstance(streamed.train.pixels, ImageFiles)
+        assert cached.describe() == streamed.describe()
+        for a, b in ((cached.train, streamed.train), (cached.val, streamed.val), (cached.test, streamed.test)):
+            order = torch.arange(len(a)).flip(0)
+            assert torch.equal(a.batch(order)[0], b.batch(order)[0])
+        two = [next(batches(data.train, 5, 0, 3, 4))[0] for data in (cached, streamed)]
+        assert torch.equal(*two)
+
+    def test_writes_nothing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        for i in range(10):
+            save(tmp_path / "images" / f"{i}.png", "red")
+        monkeypatch.setenv("VAE_ZOO_CACHE", str(tmp_path / "cache"))
+        data = build("image_folder", tmp_path / "images", size=6, cache=False)
+        data.train.batch(torch.arange(4))
+        assert not (tmp_path / "cache").exists()
+
+    def test_labels_stay_with_their_images(self, tmp_path: Path) -> None:
+        for i in range(10):
+            save(tmp_path / "reds" / f"{i}.png", "red")
+            save(tmp_path / "blues" / f"{i}.png", "blue")
+        images = build("image_folder", tmp_path, size=4, cache=False).train
+        pixels, labels = images.batch(torch.arange(len(images)))
+        assert labels is not None and torch.equal(pixels[:, 0, 0, 0] == 255, labels == 1)
+
+    def test_a_bad_file_is_one_sentence(self, tmp_path: Path) -> None:
+        for i in range(9):
+            save(tmp_path / f"{i}.png", "red")
+        (tmp_path / "9.png").write_text("not an image")
+        images = build("image_folder", tmp_path, size=4, cache=False)
+        with pytest.raises(UserError, match=r"9.png can't be decoded \(.*\): remove it, or set data.cache=true"):
+            for split in (images.train, images.val, images.test):
+                split.batch(torch.arange(len(split)))
+        (tmp_path / "9.png").unlink()
+        with pytest.raises(UserError, match="9.png"):
+            for split in (images.train, images.val, images.test):
+                split.batch(torch.arange(len(split)))
+
+
+class TestDecoding:
+    def test_both_speeds_are_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("DATA_ROOT", str(tmp_path / "none"))
+        assert decoding.main([]) == 2 and "put CelebA's img_align_celeba" in capsys.readouterr().err
+        for i in range(10):
+            save(tmp_path / "celeba" / "img_align_celeba" / f"{i}.jpg", "red")
+        monkeypatch.setenv("DATA_ROOT", str(tmp_path))
+        monkeypatch.setattr(decoding, "seconds", lambda files, processes: len(files) / processes)
+        monkeypatch.setattr(decoding, "cores", lambda: 4)
+        assert decoding.main(["--rounds", "3"]) == 0
+        out = capsys.readouterr().out.split()
+        assert out[:3] == ["one", "process", "1"] and out[-1] == "4.00"
 
 
 class TestCelebA:

@@ -115,7 +115,7 @@ def _build(stem: Path, folder: Path, names: Sequence[str], size: int, channels: 
             tqdm(total=len(names), desc=f"decoding {folder.name}", unit=" images", disable=None) as bar,
         ):
             files = [str(folder / name) for name in names]
-            for pixels, faults in _decode_all(files, size, channels, crop):
+            for pixels, faults in decode_all(files, size, channels, crop, cores()):
                 # Written, not stored through a map: a full disk is then an error, and not a signal that kills.
                 out.write(pixels)
                 bad |= {Path(file).relative_to(folder).as_posix(): fault for file, fault in faults.items()}
@@ -128,10 +128,12 @@ def _build(stem: Path, folder: Path, names: Sequence[str], size: int, channels: 
         partial.unlink(missing_ok=True)
 
 
-def _decode_all(files: list[str], size: int, channels: int, crop: int | None) -> Iterator[tuple[bytes, dict[str, str]]]:
-    """Yield `decode.decode_many` of each block of files, in order, worked out on all cores."""
+def decode_all(
+    files: list[str], size: int, channels: int, crop: int | None, processes: int
+) -> Iterator[tuple[bytes, dict[str, str]]]:
+    """Yield `decode.decode_many` of each block of files, in order, worked out by at most so many processes."""
     blocks = [files[i : i + BLOCK] for i in range(0, len(files), BLOCK)]
-    workers = min(cores(), len(blocks) // 4)  # starting one costs about as much as decoding four blocks
+    workers = min(processes, len(blocks) // 4)  # starting one costs about as much as decoding four blocks
     if workers < 2:
         for block in blocks:
             try:

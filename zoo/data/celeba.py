@@ -30,21 +30,22 @@ def celeba(
     crop: PositiveInt | None = None,
     attributes: list[str] | None = None,
     on_bad_image: OnBadImage = "skip",
+    cache: bool = True,
 ) -> Source:
     """CelebA from `celeba/img_align_celeba` or `img_align_celeba` in the root, or from the root itself.
 
     Each photograph is its largest centred square (178 of 178 x 218), or the centred `crop` x `crop` pixels of it (140
     and 148 are usual in the literature), resized (64 by default). With `list_eval_partition.txt` beside the
     photographs' folder or in it, the splits are the official ones; with `list_attr_celeba.txt` the labels are all 40
-    attributes, or the `attributes` asked for.
+    attributes, or the `attributes` asked for. `cache` and `on_bad_image` are those of `image_folder`.
     """
-    folder = _folder(root)
+    folder = find_photographs(root)
     names = list_images(folder, recursive=False)
     parts = _partition(folder, names)
     parts = {part: chosen[:limit] for part, chosen in parts.items()}
     names = [name for chosen in parts.values() for name in chosen]
     labels, attribute_names = _attributes(folder, names, attributes)
-    pixels, kept = load_images(folder, names, size or DEFAULT_SIZE, 3, crop, on_bad_image)
+    pixels, kept = load_images(folder, names, size or DEFAULT_SIZE, 3, crop, on_bad_image, cache)
 
     splits: dict[str, Images] = {}
     start = 0
@@ -58,7 +59,12 @@ def celeba(
     return Source(splits["train"], splits.get("test"), splits.get("val"), attribute_names=attribute_names)
 
 
-def _folder(root: Path) -> Path:
+def find_photographs(root: Path) -> Path:
+    """Return the folder of the photographs, which are downloaded if the package gdown is there to do it.
+
+    Raises:
+        UserError: saying where to put them.
+    """
     wanted = (
         "put CelebA's img_align_celeba (and, for the official splits and attributes, "
         f"{PARTITION} and {ATTRIBUTES}) in {(root / 'celeba').absolute()}, "

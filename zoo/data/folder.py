@@ -13,6 +13,7 @@ from torch import Tensor
 
 from zoo.data.cache import decoded
 from zoo.data.decode import ENDINGS
+from zoo.data.files import ImageFiles
 from zoo.data.source import Images, Source, register_dataset
 from zoo.errors import UserError
 
@@ -28,17 +29,20 @@ def image_folder(
     *,
     channels: Literal[1, 3] = 3,
     on_bad_image: OnBadImage = "skip",
+    cache: bool = True,
 ) -> Source:
     """Images of a folder, in the order of their paths; each is its largest centred square, resized (64 by default).
 
     If all images lie in subfolders, and these are two or more, each immediate subfolder is a class. A limit takes
     images evenly spaced over the sorted list, so that no class is left out because of its name. What is transparent
     turns white. Hidden files and folders are passed over, and a file that is reached by two paths is taken once.
+
+    Without `cache` nothing is written to disk: each batch is decoded anew, and a bad file ends the run that meets it.
     """
     names = list_images(root, recursive=True)
     if limit is not None and limit < len(names):
         names = [names[i * len(names) // limit] for i in range(limit)]
-    pixels, kept = load_images(root, names, size or DEFAULT_SIZE, channels, None, on_bad_image)
+    pixels, kept = load_images(root, names, size or DEFAULT_SIZE, channels, None, on_bad_image, cache)
 
     tops = [name.split("/")[0] for name in names]
     classes = sorted(set(tops))
@@ -89,16 +93,25 @@ def _raise(error: OSError) -> None:
 
 
 def load_images(
-    folder: Path, names: Sequence[str], size: int, channels: int, crop: int | None, on_bad_image: OnBadImage
-) -> tuple[Tensor, Tensor]:
+    folder: Path,
+    names: Sequence[str],
+    size: int,
+    channels: int,
+    crop: int | None,
+    on_bad_image: OnBadImage,
+    cache: bool,
+) -> tuple[Tensor | ImageFiles, Tensor]:
     """Return images from the cache, which decodes them if need be, and warn of those that can't be decoded.
 
     Returns:
-        uint8 `[K, channels, size, size]`, memory-mapped, and which of `names` they are, int64 `[K]`.
+        uint8 `[K, channels, size, size]`, memory-mapped, and which of `names` they are, int64 `[K]`; without
+        `cache`, all of them, not decoded yet.
 
     Raises:
         UserError: if a file is bad and `on_bad_image` is "fail", if all are, or as `decoded` does.
     """
+    if not cache:
+        return ImageFiles(folder, names, size, channels, crop), torch.arange(len(names))
     pixels, bad = decoded(folder, names, size, channels, crop)
     if bad:
         shown = ", ".join(f"{folder / name} ({fault})" for name, fault in list(bad.items())[:3])

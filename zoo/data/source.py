@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.data.files import ImageFiles
 from zoo.errors import UserError
 from zoo.registry import Registry
 
@@ -18,14 +19,14 @@ class Images:
     """A set of images, held in memory or memory-mapped, with what is known about each.
 
     Attributes:
-        pixels: uint8 `[M, C, H, W]`; a memory map is left where it is.
+        pixels: uint8 `[M, C, H, W]`, or files that are decoded at each use; a memory map is left where it is.
         labels: int64 `[N]` class labels, or uint8 `[N, A]` attributes of 0 and 1.
         factors: int64 `[N, F]`, the generating factors' values.
         index: int64 `[N]`, the rows of `pixels` that are in the set, so that a subset copies no pixels; None: all.
         mapped: Whether reading `pixels` may wait for a disk.
     """
 
-    pixels: Tensor
+    pixels: Tensor | ImageFiles
     labels: Tensor | None = None
     factors: Tensor | None = None
     index: Tensor | None = None
@@ -67,9 +68,11 @@ class Images:
             uint8 `[B, C, H, W]`, and int64 `[B]` classes, float32 `[B, A]` attributes, or None.
         """
         rows = positions if self.index is None else self.index[positions]
-        # Both copy image by image, which torch's own indexing does not: it takes 5 to 50 times as long. A mapped set is
-        # read by a thread beside the training loop, where torch would start a second pool of threads.
-        if self.mapped:
+        # NumPy and `index_select` copy image by image, which torch's own indexing does not: it takes 5 to 50 times as
+        # long. A mapped set is read by a thread beside the loop, where torch would start a second pool of threads.
+        if isinstance(self.pixels, ImageFiles):
+            pixels = self.pixels.read(rows)
+        elif self.mapped:
             pixels = torch.from_numpy(self.pixels.numpy().take(rows.numpy(), axis=0))
         else:
             pixels = self.pixels.index_select(0, rows)
