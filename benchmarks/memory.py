@@ -21,6 +21,7 @@ from benchmarks.throughput import WARM_UP, WORKLOADS, Contender, Loop, Peer, bar
 from zoo.config import Config, load_config
 from zoo.errors import UserError
 from zoo.setup import Run, set_up
+from zoo.train import Trainer
 
 SECONDS_BETWEEN_LOOKS = 0.004
 
@@ -70,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     file, settings = WORKLOADS[arguments.workload]
     peaks = {}
     try:
-        for name, contender in (("bare step", bare_step), ("loop", Loop)):
+        for name, contender in (("bare step", bare_step), ("loop", partial(Loop, trainer=Trainer))):
             with tempfile.TemporaryDirectory() as folder:
                 overrides = [*settings, "device=cpu", f"out={folder}/run", "steps=1000000", *arguments.overrides]
                 peaks[name] = Peer(partial(peak, contender), load_config(file, overrides))(arguments.steps)

@@ -54,11 +54,18 @@ WARM_UP = 20  # steps; until then the kernel still hands out new memory
 Contender = Callable[[int], float]  # steps to seconds
 
 
+class Unsaved(Trainer):
+    """The loop without checkpoints: they are written beside the steps that follow, and take a core from them."""
+
+    def _save(self, best: bool) -> None:
+        pass
+
+
 class Loop:
     """The loop of a run, some steps further at each call."""
 
-    def __init__(self, run: Run) -> None:
-        self.trainer = Trainer(run)
+    def __init__(self, run: Run, trainer: type[Trainer] = Unsaved) -> None:
+        self.trainer = trainer(run)
         run.out.mkdir(parents=True)
 
     def __call__(self, steps: int) -> float:
