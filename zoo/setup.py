@@ -24,6 +24,11 @@ from zoo.errors import UserError
 from zoo.models import create, preferred_range
 from zoo.registry import load_plugin
 
+if torch.distributed.is_available():
+    # These functions have the default group as a default argument: imported once there is one, as torchmetrics does,
+    # they hold it for good, and with it the threads that `Trainer.close` wants gone.
+    import torch.distributed.nn.functional
+
 TUNING_STEPS = 6
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
