@@ -17,6 +17,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import SYMMETRIC, ImageSpec
+from zoo.convolutions import Conv2d, ConvTranspose2d
 from zoo.errors import UserError
 from zoo.options import check_options, signature_options
 from zoo.registry import Registry
@@ -83,12 +84,12 @@ def mlp(image: ImageSpec, in_channels: int, *, hidden_dims: Widths = [400]) -> N
 
 def conv_block(before: int, after: int, *, norm: bool = True, slope: float = 0.0) -> nn.Sequential:
     """Halve height and width: 4x4 convolution, stride 2, then BatchNorm and (leaky) ReLU."""
-    return _block(nn.Conv2d(before, after, 4, stride=2, padding=1), after, norm, slope)
+    return _block(Conv2d(before, after, 4, stride=2, padding=1), after, norm, slope)
 
 
 def deconv_block(before: int, after: int, *, norm: bool = True, slope: float = 0.0) -> nn.Sequential:
     """Double height and width: 4x4 transposed convolution, stride 2, then BatchNorm and (leaky) ReLU."""
-    return _block(nn.ConvTranspose2d(before, after, 4, stride=2, padding=1), after, norm, slope)
+    return _block(ConvTranspose2d(before, after, 4, stride=2, padding=1), after, norm, slope)
 
 
 def _block(convolution: nn.Module, channels: int, norm: bool, slope: float) -> nn.Sequential:
@@ -122,7 +123,7 @@ def conv(image: ImageSpec, in_channels: int, *, base_channels: PositiveInt = 64)
         deconv_block(8 * c, 4 * c),
         deconv_block(4 * c, 2 * c),
         deconv_block(2 * c, c),
-        nn.ConvTranspose2d(c, image.channels, 4, stride=2, padding=1),
+        ConvTranspose2d(c, image.channels, 4, stride=2, padding=1),
     )
     return Net(encoder, decoder, (8 * c, image.height // 16, image.width // 16))
 
@@ -148,7 +149,7 @@ def celeba(image: ImageSpec, in_channels: int, *, base_channels: PositiveInt = 3
     decoder = [deconv_block(a, b, slope=0.2) for a, b in zip(up, [*up[1:], base_channels], strict=True)]
     return Net(
         nn.Sequential(*encoder, nn.AdaptiveAvgPool2d(4)),
-        nn.Sequential(*decoder, nn.Conv2d(base_channels, image.channels, 3, padding=1)),
+        nn.Sequential(*decoder, Conv2d(base_channels, image.channels, 3, padding=1)),
         (widths[-1], 4, 4),
     )
 
@@ -180,7 +181,7 @@ def mnist(image: ImageSpec, in_channels: int, *, base_channels: PositiveInt = 32
         nn.ReLU(),
         nn.Unflatten(1, small),
         deconv_block(2 * c, c, norm=False),
-        nn.ConvTranspose2d(c, image.channels, 4, stride=2, padding=1),
+        ConvTranspose2d(c, image.channels, 4, stride=2, padding=1),
     )
     return Net(encoder, decoder, (hidden_dim,))
 
@@ -201,7 +202,7 @@ def vanilla(
     """
     sizes = _halvings(image, len(hidden_dims))
     encoder = [
-        _block(nn.Conv2d(before, after, 3, stride=2, padding=1), after, norm=True, slope=0.01)
+        _block(Conv2d(before, after, 3, stride=2, padding=1), after, norm=True, slope=0.01)
         for before, after in zip([in_channels, *hidden_dims], hidden_dims, strict=False)
     ]
     widths = [*reversed(hidden_dims), hidden_dims[0]]
@@ -209,7 +210,7 @@ def vanilla(
         _block(_double_3x3(before, after, size), after, norm=True, slope=0.01)
         for before, after, size in zip(widths, widths[1:], reversed(sizes[:-1]), strict=False)
     ]
-    to_image = nn.Conv2d(hidden_dims[0], image.channels, 3, padding=1)
+    to_image = Conv2d(hidden_dims[0], image.channels, 3, padding=1)
     return Net(nn.Sequential(*encoder), nn.Sequential(*decoder, to_image), (hidden_dims[-1], *sizes[-1]))
 
 
@@ -222,10 +223,10 @@ def _halvings(image: ImageSpec, times: int) -> list[tuple[int, int]]:
     return sizes
 
 
-def _double_3x3(before: int, after: int, size: tuple[int, int]) -> nn.ConvTranspose2d:
+def _double_3x3(before: int, after: int, size: tuple[int, int]) -> ConvTranspose2d:
     # h -> 2h - 1 + output_padding: the padding is 1 for an even target and 0 for an odd one.
     padding = (1 - size[0] % 2, 1 - size[1] % 2)
-    return nn.ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=padding)
+    return ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=padding)
 
 
 class ResidualBlock(nn.Module):
@@ -236,12 +237,12 @@ class ResidualBlock(nn.Module):
         self.body = nn.Sequential(
             nn.GroupNorm(math.gcd(before, 8), before),
             nn.SiLU(),
-            nn.Conv2d(before, after, 3, padding=1),
+            Conv2d(before, after, 3, padding=1),
             nn.GroupNorm(math.gcd(after, 8), after),
             nn.SiLU(),
-            nn.Conv2d(after, after, 3, padding=1),
+            Conv2d(after, after, 3, padding=1),
         )
-        self.skip = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
+        self.skip = Conv2d(before, after, 1) if before != after else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, before, H, W]` -> `[B, after, H, W]`."""
@@ -254,7 +255,7 @@ class UpsampleTo(nn.Module):
     def __init__(self, channels: int, size: tuple[int, int]) -> None:
         super().__init__()
         self.size = size
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, h, w]` -> `[B, C, *size]`."""
@@ -278,10 +279,10 @@ def resnet(
         blocks: Residual blocks at each width.
     """
     sizes = _halvings(image, len(hidden_dims))
-    encoder: list[nn.Module] = [nn.Conv2d(in_channels, hidden_dims[0], 3, padding=1)]
+    encoder: list[nn.Module] = [Conv2d(in_channels, hidden_dims[0], 3, padding=1)]
     before = hidden_dims[0]
     for width in hidden_dims:
-        encoder.append(nn.Conv2d(before, before, 3, stride=2, padding=1))
+        encoder.append(Conv2d(before, before, 3, stride=2, padding=1))
         encoder += _residual(before, width, blocks)
         before = width
     decoder: list[nn.Module] = []
@@ -289,7 +290,7 @@ def resnet(
         decoder += [*_residual(before, width, blocks), UpsampleTo(width, size)]
         before = width
     decoder += [*_residual(before, before, 1), nn.GroupNorm(math.gcd(before, 8), before), nn.SiLU()]
-    decoder.append(nn.Conv2d(before, image.channels, 3, padding=1))
+    decoder.append(Conv2d(before, image.channels, 3, padding=1))
     return Net(nn.Sequential(*encoder), nn.Sequential(*decoder), (hidden_dims[-1], *sizes[-1]))
 
 

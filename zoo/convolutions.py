@@ -1,0 +1,82 @@
+"""Convolutions that are fast over small maps on a CPU.
+
+A wide layer over 4x4 or 2x2 pixels, as at the bottom of an encoder and the top of a decoder, takes oneDNN two to eight
+times as long as the matrix products that it amounts to, most of it for the gradient of the weights. These layers choose
+the products there. In all but rounding they are torch's: parameters, checkpoints, results.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SMALL = 16  # pixels of the smaller of the layer's two maps
+WIDE = 64  # channels of the narrower
+
+
+class Conv2d(nn.Conv2d):
+    """A convolution with square kernels."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int = 1, padding: int = 0) -> None:
+        super().__init__(before, after, kernel, stride, padding)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """`[B, before, H, W]` -> `[B, after, h, w]`."""
+        (kernel, _), (stride, _), padding = self.kernel_size, self.stride, int(self.padding[0])
+        size = [(n + 2 * padding - kernel) // stride + 1 for n in input.shape[2:]]
+        if not _products_are_faster(self, input, size):
+            return super().forward(input)
+        pixels = input.flatten(2).transpose(1, 2)  # [B, H W, before]
+        patches = seen_pixels(input.shape[2:], kernel, stride, padding).to(input) @ pixels  # [B, h w k k, before]
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # [after, k k before]
+        out = F.linear(patches.view(len(input), math.prod(size), -1), weight, self.bias)  # [B, h w, after]
+        return out.transpose(1, 2).unflatten(2, size)
+
+
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution with square kernels."""
+
+    def __init__(
+        self,
+        before: int,
+        after: int,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        output_padding: int | tuple[int, int] = 0,
+    ) -> None:
+        super().__init__(before, after, kernel, stride, padding, output_padding)
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """`[B, before, h, w]` -> `[B, after, H, W]`; `output_size` is torch's, and overrides `output_padding`."""
+        if output_size is not None or not _products_are_faster(self, input, input.shape[2:]):
+            return super().forward(input, output_size)
+        (kernel, _), (stride, _), padding = self.kernel_size, self.stride, int(self.padding[0])
+        size = [
+            (n - 1) * stride - 2 * padding + kernel + more
+            for n, more in zip(input.shape[2:], self.output_padding, strict=True)
+        ]
+        weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2)  # [k k after, before]
+        patches = F.linear(input.flatten(2).transpose(1, 2), weight)  # [B, h w, k k after]
+        patches = patches.view(len(input), -1, self.out_channels)  # [B, h w k k, after]
+        out = seen_pixels(size, kernel, stride, padding).to(patches).T @ patches  # [B, H W, after]
+        assert self.bias is not None
+        return (out + self.bias.to(out)).transpose(1, 2).unflatten(2, size)
+
+
+def seen_pixels(size: Sequence[int], kernel: int, stride: int, padding: int) -> Tensor:
+    """Return what a kernel sees of an image of `size` (H, W), as a matrix of 0 and 1: `[h w k k, H W]`.
+
+    Each row is one tap of the kernel at one place, and has its 1 at the pixel under it; all are 0 over the padding.
+    """
+    pixels = torch.eye(math.prod(size)).view(-1, 1, *size)
+    return F.unfold(pixels, kernel, padding=padding, stride=stride).permute(2, 1, 0).flatten(0, 1)
+
+
+def _products_are_faster(layer: nn.Conv2d | nn.ConvTranspose2d, input: Tensor, smaller: Sequence[int]) -> bool:
+    wide = min(layer.in_channels, layer.out_channels) >= WIDE
+    return wide and math.prod(smaller) <= SMALL and input.device.type == "cpu"
