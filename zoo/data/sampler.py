@@ -7,6 +7,7 @@ any step without replaying those before it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -85,11 +86,9 @@ def batches(
         share = batch_size // world
         together = max(1, GATHERED_BYTES // (share * math.prod(images.shape)))
         for step in range(start, stop, together):
-            steps = min(together, stop - step)
-            pixels, labels = gather(step, steps)
-            for i in range(steps):
-                part = slice(i * share, (i + 1) * share)
-                yield pixels[part], None if labels is None else labels[part]
+            pixels, labels = gather(step, min(together, stop - step))
+            parts = pixels.split(share)
+            yield from zip(parts, itertools.repeat(None) if labels is None else labels.split(share), strict=False)
         return
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         coming = None
