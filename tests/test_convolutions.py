@@ -113,3 +113,11 @@ def test_type_and_layout_stay(layer: nn.Module, products: list) -> None:
 def test_an_asked_for_output_size_is_torchs_affair(products: list) -> None:
     assert ConvTranspose2d(2, 2, 3, 2, 1)(torch.zeros(1, 2, 2, 2), output_size=[4, 4]).shape[2:] == (4, 4)
     assert not products
+
+
+@pytest.mark.parametrize("layer", [Conv2d(WIDE, WIDE, 3, 2, 1), ConvTranspose2d(WIDE, WIDE, 3, 2, 1, 1)])
+def test_a_layer_first_used_in_inference_mode_can_be_trained(layer: nn.Module) -> None:
+    convolutions._seen_pixels.cache_clear()
+    with torch.inference_mode():
+        layer(torch.zeros(1, WIDE, 4, 4))
+    layer(torch.zeros(1, WIDE, 4, 4)).sum().backward()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -31,7 +32,9 @@ class Conv2d(nn.Conv2d):
         if not _products_are_faster(self, input, size):
             return super().forward(input)
         pixels = input.flatten(2).transpose(1, 2)  # [B, H W, before]
-        patches = seen_pixels(input.shape[2:], kernel, stride, padding).to(input) @ pixels  # [B, h w k k, before]
+        patches = (
+            seen_pixels(tuple(input.shape[2:]), kernel, stride, padding).to(input) @ pixels
+        )  # [B, h w k k, before]
         weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # [after, k k before]
         out = F.linear(patches.view(len(input), math.prod(size), -1), weight, self.bias)  # [B, h w, after]
         return out.transpose(1, 2).unflatten(2, size)
@@ -63,18 +66,26 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         weight = self.weight.permute(2, 3, 1, 0).flatten(0, 2)  # [k k after, before]
         patches = F.linear(input.flatten(2).transpose(1, 2), weight)  # [B, h w, k k after]
         patches = patches.view(len(input), -1, self.out_channels)  # [B, h w k k, after]
-        out = seen_pixels(size, kernel, stride, padding).to(patches).T @ patches  # [B, H W, after]
+        out = seen_pixels(tuple(size), kernel, stride, padding).to(patches).T @ patches  # [B, H W, after]
         assert self.bias is not None
         return (out + self.bias.to(out)).transpose(1, 2).unflatten(2, size)
 
 
-def seen_pixels(size: Sequence[int], kernel: int, stride: int, padding: int) -> Tensor:
+@torch.compiler.assume_constant_result  # torch.compile would trace through the cache, and warn of it
+def seen_pixels(size: tuple[int, ...], kernel: int, stride: int, padding: int) -> Tensor:
     """Return what a kernel sees of an image of `size` (H, W), as a matrix of 0 and 1: `[h w k k, H W]`.
 
-    Each row is one tap of the kernel at one place, and has its 1 at the pixel under it; all are 0 over the padding.
+    Each row is one tap of the kernel at one place, and has its 1 at the pixel under it; all are 0 over the padding. Do
+    not write to it, since it is cached.
     """
-    pixels = torch.eye(math.prod(size)).view(-1, 1, *size)
-    return F.unfold(pixels, kernel, padding=padding, stride=stride).permute(2, 1, 0).flatten(0, 1)
+    return _seen_pixels(size, kernel, stride, padding)
+
+
+@lru_cache  # making one takes some hundred microseconds of every step
+def _seen_pixels(size: tuple[int, ...], kernel: int, stride: int, padding: int) -> Tensor:
+    with torch.inference_mode(False):  # what is made in inference mode could not serve training later
+        pixels = torch.eye(math.prod(size)).view(-1, 1, *size)
+        return F.unfold(pixels, kernel, padding=padding, stride=stride).permute(2, 1, 0).flatten(0, 1)
 
 
 def _products_are_faster(layer: nn.Conv2d | nn.ConvTranspose2d, input: Tensor, smaller: Sequence[int]) -> bool:

@@ -319,7 +319,8 @@ class Trainer:
             for micro in range(config.accumulate):
                 part = slice(micro * self.run.images_per_rank, (micro + 1) * self.run.images_per_rank)
                 seed_noise(noise_seed(config.seed, self.step, index, micro, self.rank), self.device)
-                pixels = mirror(images[part]) if config.data.flip else images[part]
+                pixels = images[part]
+                pixels = mirror(pixels) if config.data.flip else pixels
                 pixels = pixels.contiguous(memory_format=self.run.memory_format)  # bytes: a quarter of floats
                 x = to_float(pixels, self.model.image.range)
                 batch = Batch(x, None if labels is None else labels[part])
