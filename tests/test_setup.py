@@ -20,7 +20,7 @@ from zoo.base import VARIANTS, ImageSpec
 from zoo.errors import UserError
 from zoo.models import create
 from zoo.setup import choose_precision, set_up, tune
-from zoo.train import Trainer, TrainStep, make_optimizer
+from zoo.train import Trainer, TrainStep
 
 CONV = {"name": "vanilla", "hidden_dims": [4, 8], "latent_dim": 3}
 
@@ -63,22 +63,6 @@ def test_the_layout_changes_no_result(tmp_path: Path) -> None:
             trainer._take_step(torch.arange(32 * 64).view(32, 1, 8, 8).remainder(251).byte(), None)
         means.append(trainer.window.means(trainer.accelerator))
     assert means[0] == pytest.approx(means[1], rel=1e-4)
-
-
-@pytest.mark.parametrize("name", ["adam", "adamw"])
-def test_a_fused_optimizer_takes_the_same_step(tmp_path: Path, name: str) -> None:
-    results = []
-    for fused in (True, False):
-        torch.manual_seed(0)
-        parameter = torch.nn.Parameter(torch.randn(7))
-        config = make_config(tmp_path, optimizer={"name": name, "fused": fused, "weight_decay": 0.1})
-        optimizer = make_optimizer(config, [parameter])
-        assert bool(optimizer.param_groups[0]["fused"]) == fused
-        for _ in range(5):
-            parameter.grad = parameter.detach().sin()
-            optimizer.step()
-        results.append(parameter.detach())
-    torch.testing.assert_close(*results)
 
 
 def test_the_choices_are_told_in_one_line(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from zoo.errors import Diverged, UserError
 from zoo.evaluate import evaluate_terms, evaluation_batches
 from zoo.runs import train
 from zoo.setup import set_up
-from zoo.train import Totals, Trainer, learning_rate, noise_seed
+from zoo.train import Totals, Trainer, noise_seed
 
 PICTURES = ("training_losses", "reconstructions", "generated_samples", "interpolations", "latent_space")
 
@@ -150,14 +150,6 @@ def test_a_resumed_run_may_be_longer_but_not_another(finished: Path, tmp_path: P
 def test_noise_is_never_drawn_twice() -> None:
     keys = list(itertools.product(range(2), range(20), range(2), range(3), range(3)))
     assert len({noise_seed(*key) for key in keys}) == len(keys)
-
-
-def test_learning_rate_is_a_function_of_the_step() -> None:
-    config = check(Config, settings(Path("r"), lr=1.0, lr_warmup=4, lr_schedule="cosine"), "test")
-    rates = [learning_rate(config, step, 12) for step in range(12)]
-    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
-    assert rates[4] == 1.0 and rates[8] == pytest.approx(0.5)
-    assert all(later < earlier for earlier, later in itertools.pairwise(rates[4:]))
 
 
 def test_accumulated_micro_batches_equal_the_whole_batch(tmp_path: Path) -> None:

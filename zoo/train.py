@@ -27,14 +27,10 @@ from tqdm import tqdm
 
 from zoo.base import BaseVAE, Batch
 from zoo.checkpoint import MODEL_FILE, Checkpoints, load_state, snapshot, weights_of, write_weights
-from zoo.config import Config
 from zoo.data import batches, mirror, to_float
 from zoo.errors import Diverged, UserError
-from zoo.evaluate import (
-    METRICS_FILE,
-    evaluate_terms,
-    write_progress_pictures,
-)
+from zoo.evaluate import METRICS_FILE, evaluate_terms, write_progress_pictures
+from zoo.optimizers import Stepper, learning_rate, make_optimizer
 from zoo.setup import Run
 
 STOP_CHECK_EVERY = 10  # steps between agreeing, over several processes, on whether to stop
@@ -121,33 +117,6 @@ def seed_noise(seed: int, device: torch.device) -> None:
         torch.mps.manual_seed(seed)
 
 
-def learning_rate(config: Config, step: int, total: int) -> float:
-    """Return the rate of a step (from 0): a linear warm-up, then constant, or to zero along a line or half a cosine."""
-    if step < config.lr_warmup:
-        return config.lr * (step + 1) / config.lr_warmup
-    if config.lr_schedule == "constant":
-        return config.lr
-    done = (step - config.lr_warmup) / max(1, total - config.lr_warmup)
-    return config.lr * (1 - done if config.lr_schedule == "linear" else 0.5 + 0.5 * math.cos(math.pi * done))
-
-
-def make_optimizer(config: Config, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Build one player's optimizer."""
-    settings = config.optimizer
-    if settings.name == "sgd":
-        return torch.optim.SGD(parameters, lr=config.lr, weight_decay=settings.weight_decay)
-    cls = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
-    fused = settings.fused and parameters[0].device.type in ("cpu", "cuda")
-    return cls(
-        parameters,
-        lr=config.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        fused=fused,
-    )
-
-
 class Due(NamedTuple):
     """What is to be done after a step."""
 
@@ -203,6 +172,7 @@ class Trainer:
         self.scaled = accelerator.scaler is not None
         bare: list[torch.optim.Optimizer] = [p if self.scaled else p.optimizer for p in prepared]
         self.optimizers = dict(zip(self.model.players, bare, strict=True))
+        self.steppers = {player: Stepper(optimizer) for player, optimizer in self.optimizers.items()}
         self.average: AveragedModel | None = None
         if self.config.ema is not None:
             self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema))
@@ -315,7 +285,6 @@ class Trainer:
             for other, parameters in self.parameters.items() if len(self.parameters) > 1 else ():
                 for parameter in parameters:
                     parameter.requires_grad_(other == player)
-            optimizer = self.optimizers[player]
             for micro in range(config.accumulate):
                 part = slice(micro * self.run.images_per_rank, (micro + 1) * self.run.images_per_rank)
                 seed_noise(noise_seed(config.seed, self.step, index, micro, self.rank), self.device)
@@ -332,11 +301,7 @@ class Trainer:
                 self.window.add(names if player == "vae" else tuple(f"{player}/{name}" for name in names), values)
             if config.clip is not None:
                 accelerator.clip_grad_norm_(self.parameters[player], config.clip)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            optimizer.step()
-            for parameter in self.parameters[player]:
-                parameter.grad = None  # as `zero_grad` does, which takes longer over it
+            self.steppers[player](lr)
         if self.average is not None:
             self.average.update_parameters(self.model)
 

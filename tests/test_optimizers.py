@@ -1,0 +1,81 @@
+"""Optimizers: fused or not, and stepped by the loop, they do what torch's own do."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.runs import make_config, settings
+from zoo.config import Config, check
+from zoo.optimizers import Stepper, learning_rate, make_optimizer
+
+
+def test_learning_rate_is_a_function_of_the_step() -> None:
+    config = check(Config, settings(Path("r"), lr=1.0, lr_warmup=4, lr_schedule="cosine"), "test")
+    rates = [learning_rate(config, step, 12) for step in range(12)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0 and rates[8] == pytest.approx(0.5)
+    assert all(later < earlier for earlier, later in itertools.pairwise(rates[4:]))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_a_fused_optimizer_takes_the_same_step(tmp_path: Path, name: str) -> None:
+    results = []
+    for fused in (True, False):
+        torch.manual_seed(0)
+        parameter = torch.nn.Parameter(torch.randn(7))
+        config = make_config(tmp_path, optimizer={"name": name, "fused": fused, "weight_decay": 0.1})
+        optimizer = make_optimizer(config, [parameter])
+        assert bool(optimizer.param_groups[0]["fused"]) == fused
+        for _ in range(5):
+            parameter.grad = parameter.detach().sin()
+            optimizer.step()
+        results.append(parameter.detach())
+    torch.testing.assert_close(*results)
+
+
+ADAM = {"name": "adam", "weight_decay": 0.1, "eps": 1e-4, "betas": [0.8, 0.9]}
+
+
+@pytest.mark.parametrize("optimizer", [ADAM, ADAM | {"name": "adamw"}, ADAM | {"fused": False}, {"name": "sgd"}])
+def test_the_loop_steps_as_torch_does(tmp_path: Path, optimizer: dict[str, Any]) -> None:
+    """Bit for bit: with a rate of its own for each step, without some gradients, and on from a saved state."""
+    config = make_config(tmp_path, optimizer=optimizer)
+    results = []
+    for ours in (True, False):
+        torch.manual_seed(0)
+        parameters = [nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.randn(3))]
+        torchs = make_optimizer(config, parameters)
+        stepper = Stepper(torchs)
+        for step in range(12):
+            lr = 0.1 / (step + 1)
+            for index, parameter in enumerate(parameters):
+                parameter.grad = None if index == 1 and step in (0, 6) else parameter.detach().sin()
+            if step == 9:
+                torchs.load_state_dict(copy.deepcopy(torchs.state_dict()))
+            if ours:
+                stepper(lr)
+                assert all(parameter.grad is None for parameter in parameters)
+            else:
+                torchs.param_groups[0]["lr"] = lr
+                torchs.step()
+        results.append((torchs.state_dict(), [parameter.detach() for parameter in parameters]))
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def test_a_fused_adam_looks_its_state_up_once(tmp_path: Path) -> None:
+    parameter = nn.Parameter(torch.randn(7))
+    optimizer = make_optimizer(make_config(tmp_path), [parameter])
+    stepper = Stepper(optimizer)
+    calls: list[Tensor] = []
+    optimizer.register_step_pre_hook(lambda *_: calls.append(parameter.detach().clone()))
+    for _ in range(5):
+        parameter.grad = torch.ones(7)
+        stepper(0.1)
+    assert len(calls) == 1

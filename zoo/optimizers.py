@@ -1,0 +1,88 @@
+"""Optimizers, their learning rate, and how the loop steps them."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.optim.adam import adam
+
+from zoo.config import Config
+
+
+def make_optimizer(config: Config, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Build one player's optimizer."""
+    settings = config.optimizer
+    if settings.name == "sgd":
+        return torch.optim.SGD(parameters, lr=config.lr, weight_decay=settings.weight_decay)
+    cls = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
+    fused = settings.fused and parameters[0].device.type in ("cpu", "cuda")
+    return cls(
+        parameters,
+        lr=config.lr,
+        betas=settings.betas,
+        eps=settings.eps,
+        weight_decay=settings.weight_decay,
+        fused=fused,
+    )
+
+
+def learning_rate(config: Config, step: int, total: int) -> float:
+    """Return the rate of a step (from 0): a linear warm-up, then constant, or to zero along a line or half a cosine."""
+    if step < config.lr_warmup:
+        return config.lr * (step + 1) / config.lr_warmup
+    if config.lr_schedule == "constant":
+        return config.lr
+    done = (step - config.lr_warmup) / max(1, total - config.lr_warmup)
+    return config.lr * (1 - done if config.lr_schedule == "linear" else 0.5 + 0.5 * math.cos(math.pi * done))
+
+
+class Stepper:
+    """Takes an optimizer's steps and drops the gradients: a fused Adam's by torch's function, not by its method.
+
+    `optimizer.step` looks up every parameter's state and runs hooks at each step: 0.15 of the 3.3 ms that a step of
+    `mlp` takes on a CPU. The update and the state, which stays the optimizer's, are the same bit for bit.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self.is_fused_adam = isinstance(optimizer, torch.optim.Adam) and optimizer.defaults["fused"]  # AdamW is one
+        self.moments: tuple[list[Tensor], list[Tensor], list[Tensor]] | None = None
+        self.moments_of: object = None  # the state they were found in: a resumed optimizer has another
+
+    def __call__(self, lr: float) -> None:
+        """Take a step at rate `lr`."""
+        (group,) = self.optimizer.param_groups
+        group["lr"] = lr
+        parameters = group["params"]
+        gradients = [p.grad for p in parameters]
+        complete = self.is_fused_adam and all(gradient is not None for gradient in gradients)
+        if complete and self.moments is not None and self.moments_of is self.optimizer.state:
+            means, squares, steps = self.moments
+            with torch.no_grad():
+                adam(
+                    parameters,
+                    gradients,
+                    means,
+                    squares,
+                    [],
+                    steps,
+                    fused=True,
+                    amsgrad=False,
+                    beta1=group["betas"][0],
+                    beta2=group["betas"][1],
+                    lr=lr,
+                    weight_decay=group["weight_decay"],
+                    eps=group["eps"],
+                    maximize=False,
+                    decoupled_weight_decay=group["decoupled_weight_decay"],
+                )
+        else:
+            self.optimizer.step()
+            if complete:
+                states = [self.optimizer.state[p] for p in parameters]
+                means, squares, steps = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step"))
+                self.moments, self.moments_of = (means, squares, steps), self.optimizer.state
+        for parameter in parameters:
+            parameter.grad = None  # as `zero_grad` does, which takes longer over it
