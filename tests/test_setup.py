@@ -173,7 +173,8 @@ def test_a_compiled_step_is_the_step(name: str) -> None:
     torch._dynamo.reset()
     torch.manual_seed(0)
     model = create(name, ImageSpec(1, 16, 16, classes=3, train_size=50), **small(name))
-    batch, start = random_batch(model.image, 8), {k: v.clone() for k, v in model.state_dict().items()}
+    x, y = random_batch(model.image, 8)
+    pixels, start = (255 * x).round().byte(), {k: v.clone() for k, v in model.state_dict().items()}
     plain = TrainStep(model)
     with torch._inductor.config.patch(fallback_random=True):  # the same noise as without compilation
         compiled = torch.compile(plain)
@@ -183,7 +184,7 @@ def test_a_compiled_step_is_the_step(name: str) -> None:
                 model.load_state_dict(start)
                 model.zero_grad()
                 torch.manual_seed(1)
-                loss, _, _ = step(batch, player)
+                loss, _, _ = step(pixels, y, player)
                 loss.backward()
                 losses.append(loss.detach())
                 grads = [p.grad for p in model.player_parameters(player) if p.grad is not None]

@@ -45,12 +45,13 @@ class TrainStep(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, batch: Batch, player: str) -> tuple[Tensor, tuple[str, ...], Tensor]:
+    def forward(self, pixels: Tensor, labels: Tensor | None, player: str) -> tuple[Tensor, tuple[str, ...], Tensor]:
         """Return the player's loss, the names of its terms, and their values, which have no gradient.
 
         The values are one vector, a copy: a term may be a buffer, and one that equals the loss would, in a compiled
         step, be merged with it, and the loss would lose its gradient (torch 2.14).
         """
+        batch = Batch(to_float(pixels, self.model.image.range), labels)
         terms = self.model.loss(batch) if player == "vae" else getattr(self.model, f"{player}_loss")(batch)
         return terms["loss"], tuple(terms), torch.stack([term.detach() for term in terms.values()])
 
@@ -291,11 +292,9 @@ class Trainer:
                 pixels = images[part]
                 pixels = mirror(pixels) if config.data.flip else pixels
                 pixels = pixels.contiguous(memory_format=self.run.memory_format)  # bytes: a quarter of floats
-                x = to_float(pixels, self.model.image.range)
-                batch = Batch(x, None if labels is None else labels[part])
                 syncing = micro == config.accumulate - 1
                 with nullcontext() if syncing else accelerator.no_sync(self.train_step):
-                    loss, names, values = self.train_step(batch, player)
+                    loss, names, values = self.train_step(pixels, None if labels is None else labels[part], player)
                     loss = loss / config.accumulate if config.accumulate > 1 else loss
                     accelerator.backward(loss) if self.scaled else loss.backward()
                 self.window.add(names if player == "vae" else tuple(f"{player}/{name}" for name in names), values)
