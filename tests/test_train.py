@@ -275,6 +275,21 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) ->
     assert all(tensor.isfinite().all() for tensor in good.values())
 
 
+def test_no_checkpoint_is_made_of_weights_that_the_loss_has_not_seen_yet(tmp_path: Path) -> None:
+    t = trainer(make_config(tmp_path / "r", steps=20, checkpoint_every=10))
+    t.run.out.mkdir()
+    take_step = t._take_step
+
+    def spoils_20(images: torch.Tensor, labels: torch.Tensor | None) -> None:
+        take_step(images, labels)
+        if t.step == 19:
+            t.model.to_mu.weight.data[0, 0] = math.nan
+
+    t._take_step = spoils_20  # type: ignore[method-assign]
+    with pytest.raises(Diverged, match="a parameter stopped being finite by step 20; the last good .*step_00000016"):
+        t.fit()
+
+
 def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     AcceleratorState._reset_state(reset_partial_state=True)
     assert train(make_config(tmp_path / "r"), dry_run=True) == 0

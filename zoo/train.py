@@ -237,7 +237,7 @@ class Trainer:
                     continue
 
                 due = self._due(self.step)
-                row = self._window_row()  # the sync
+                row = self._window_row(keeps=due.validate or due.save or bool(stopping))  # the sync
                 self.train_seconds += time.perf_counter() - clock
                 row["images_per_second"] = self.images_done / self.train_seconds
                 new_best = False
@@ -313,14 +313,13 @@ class Trainer:
         flag = torch.tensor(stop.signal, device=self.device)
         return int(self.accelerator.gather(flag).max())
 
-    def _window_row(self) -> dict[str, Any]:
+    def _window_row(self, keeps: bool) -> dict[str, Any]:
+        """Return the row to log; `keeps`: whether the weights are about to be saved or measured, so must be finite."""
         terms = self.window.means(self.accelerator)
         self.epoch.absorb(self.window)
         self.window = Totals()
         bad = next((name for name, value in terms.items() if not math.isfinite(value)), None)
-        extremes = [torch.stack(p.detach().aminmax()) for p in self.model.parameters()]  # a tenth of isfinite's time
-        finite = torch.stack(extremes).isfinite().all()
-        if bad is not None or not finite:
+        if bad is not None or (keeps and not self._finite()):
             self._finish_writing()
             saved = self.checkpoints.steps()
             kept = f"the last good checkpoint is {self.checkpoints.path(saved[-1])}" if saved else "none was saved yet"
@@ -329,6 +328,10 @@ class Trainer:
         row = {"step": self.step, "epoch": self.step * self.config.batch_size / len(self.run.data.train)}
         lr = learning_rate(self.config, self.step - 1, self.run.total_steps)
         return row | {f"train/{name}": value for name, value in terms.items()} | {"lr": lr}
+
+    def _finite(self) -> bool:
+        extremes = [torch.stack(p.detach().aminmax()) for p in self.model.parameters()]  # a tenth of isfinite's time
+        return bool(torch.stack(extremes).isfinite().all())
 
     def _validate(self, epoch_ends: bool) -> dict[str, Any]:
         row: dict[str, Any] = {}
