@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 import zoo
-from zoo import pictures
+from zoo import drawing, pictures
 from zoo.base import BaseVAE, Batch, ImageSpec, VAEOutput
-from zoo.pictures import BREAK, CELL, MARGIN, PAD
+from zoo.drawing import BREAK, MARGIN, PAD
+from zoo.pictures import CELL
 
 TONE = 3 / 255  # how far a palette may shift a grey tone
 
@@ -94,13 +97,13 @@ def write_metrics(path: Path, rows: list[dict[str, float]]) -> Path:
 def figure(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Figures as they were saved; they are saved all the same."""
     saved: list[Any] = []
-    save = pictures._save_figure
+    save = drawing.save_figure
 
     def keep(drawn: Figure, path: Path) -> None:
         saved.append(drawn)
         save(drawn, path)
 
-    monkeypatch.setattr(pictures, "_save_figure", keep)
+    monkeypatch.setattr(drawing, "save_figure", keep)
     return saved
 
 
@@ -256,7 +259,7 @@ def test_traversals_move_one_dimension_each_the_most_informative_first(tmp_path:
 
 def test_traversals_draw_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict = {}
-    monkeypatch.setattr(pictures, "_save_sheet", lambda *_, **names: drawn.update(names))
+    monkeypatch.setattr(drawing, "sheet", lambda *_, **names: drawn.update(names))
     x = torch.rand(1, 1, 8, 8)
     x[0, 0, 0, :2] = torch.tensor([0.1, 0.9])
     pictures.traversals(Flat(ImageSpec(1, 8, 8), latent=2), Batch(x), tmp_path / "traversals.png", columns=3)
@@ -344,7 +347,7 @@ def test_training_losses(tmp_path: Path, figure: list[Any]) -> None:
     rows[0]["train/loss"] = 1e9
     rows[1]["train/loss"] = float("nan")
     rows.insert(50, {"step": 49, "epoch": 1, "train/epoch_loss": 170.0, "val/loss": 160.0, "val/kl": 3.0})
-    pictures.training_losses(write_metrics(tmp_path / "metrics.jsonl", rows), tmp_path / "losses.png")
+    drawing.training_losses(write_metrics(tmp_path / "metrics.jsonl", rows), tmp_path / "losses.png")
     loss, recon, kl = figure[0].axes
     assert [axes.get_title("left") for axes in (loss, recon, kl)] == ["Loss", "Reconstruction", "KL"]
     assert {axes.get_ylabel() for axes in figure[0].axes} == {"nats per image"}
@@ -362,7 +365,7 @@ def test_training_losses(tmp_path: Path, figure: list[Any]) -> None:
 @pytest.mark.filterwarnings("error")
 def test_training_losses_of_one_row_show_a_point(tmp_path: Path, figure: list[Any]) -> None:
     one = [{"step": 10, "epoch": 1, "train/loss": -3.0}]
-    pictures.training_losses(write_metrics(tmp_path / "metrics.jsonl", one), tmp_path / "losses.png")
+    drawing.training_losses(write_metrics(tmp_path / "metrics.jsonl", one), tmp_path / "losses.png")
     (axes,) = figure[0].axes
     (line,) = axes.get_lines()
     assert line.get_marker() == "o" and line.get_xydata().tolist() == [[10, -3]]
@@ -424,8 +427,39 @@ def test_a_picture_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyP
         raise OSError("killed")
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
-        patch.setattr(pictures.os, "replace", fail)
+        patch.setattr(drawing.os, "replace", fail)
         pictures.save_grid(constant(0.8), path, 1)
     assert path.read_bytes() == earlier
     pictures.save_grid(constant(0.8), path, 1)
     assert np.allclose(tones(path, 1, 1), 0.8, atol=TONE) and [p.name for p in tmp_path.iterdir()] == ["grid.png"]
+
+
+# ---- a painter
+
+
+def test_a_painter_draws_the_same(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (9, 64, 64, 3), dtype=np.uint8)
+    metrics = write_metrics(tmp_path / "metrics.jsonl", [{"step": 10, "epoch": 1, "train/loss": 3.0}])
+    drawing.sheet(images, tmp_path / "sheet.png", 3, title="Nine")
+    drawing.training_losses(metrics, tmp_path / "losses.png")
+    painter = drawing.Painter()
+    painter.sheet(images, tmp_path / "painted_sheet.png", 3, title="Nine")
+    painter.training_losses(metrics, tmp_path / "painted_losses.png")
+    painter.close()
+    for name in ("sheet", "losses"):
+        assert (tmp_path / f"{name}.png").read_bytes() == (tmp_path / f"painted_{name}.png").read_bytes()
+
+
+def test_a_painter_outlives_its_process(tmp_path: Path) -> None:
+    painter = drawing.Painter()
+    one = np.zeros((1, 8, 8, 1), dtype=np.uint8)
+    painter.sheet(one, tmp_path / "absent" / "sheet.png", 1)  # kills the process
+    painter.sender.submit(lambda: painter.process.wait() if painter.process else None)
+    painter.sheet(one, tmp_path / "sheet.png", 1)
+    painter.close()
+    assert (tmp_path / "sheet.png").is_file()
+
+
+def test_a_painter_starts_without_torch() -> None:
+    code = "import sys, runpy; runpy.run_path(sys.argv[1]); sys.exit('torch' in sys.modules or 'zoo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code, drawing.__file__], check=False).returncode == 0

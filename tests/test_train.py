@@ -267,6 +267,20 @@ def test_evaluation_weighs_every_image_once_and_ends_schedules(tmp_path: Path) -
     assert uneven["kl"] == pytest.approx(whole["kl"], rel=1e-5)
 
 
+def test_pictures_are_drawn_while_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, weights = [], []
+    for seconds in (math.inf, 0.0):
+        monkeypatch.setattr("zoo.train.SECONDS_BETWEEN_PICTURES", seconds)
+        out = tmp_path / f"every_{seconds}"
+        t = trainer(make_config(out, steps=20))
+        out.mkdir()
+        t.fit()
+        drawn.append(sorted(picture.stem for picture in out.glob("*.png")))
+        weights.append(t.model.state_dict())
+    assert drawn == [[], ["generated_samples", "reconstructions", "training_losses"]]
+    torch.testing.assert_close(*weights, rtol=0, atol=0)  # the noise was left alone
+
+
 def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
     out = tmp_path / "r"
     with pytest.raises(Diverged, match=r"train/loss became (inf|nan) by step 2\d; the last good .*step_000000(10|20)"):

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from zoo import pictures
+from zoo import drawing, pictures
 from zoo.base import BaseVAE, Batch
 from zoo.config import Config
 from zoo.data import Data, Images, to_float
@@ -180,11 +180,11 @@ def picture_labels(split: Images, model: BaseVAE) -> Tensor | None:
     return first_batch(split, model, 8).y
 
 
-def write_progress_pictures(model: BaseVAE, split: Images, out: Path) -> None:
+def write_progress_pictures(model: BaseVAE, split: Images, out: Path, by: pictures.Draws = drawing) -> None:
     """Draw what shows a run's progress, over the pictures of the validation before."""
-    pictures.reconstructions(model, first_batch(split, model, 30), out / "reconstructions.png")
-    pictures.generated_samples(model, out / "generated_samples.png", y=picture_labels(split, model))
-    pictures.training_losses(out / METRICS_FILE, out / "training_losses.png")
+    pictures.reconstructions(model, first_batch(split, model, 30), out / "reconstructions.png", by)
+    pictures.generated_samples(model, out / "generated_samples.png", y=picture_labels(split, model), by=by)
+    by.training_losses(out / METRICS_FILE, out / "training_losses.png")
 
 
 def write_pictures(model: BaseVAE, data: Data, out: Path) -> None:

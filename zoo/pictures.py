@@ -1,43 +1,32 @@
-"""The pictures in a run's folder: small palette PNGs that need no explanation.
-
-A picture overwrites that of an earlier validation, in one stroke.
-"""
+"""The pictures in a run's folder, which need no explanation: what a model makes of images, handed over to be drawn."""
 
 from __future__ import annotations
 
-import io
-import json
 import math
-import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from zoo import drawing
 from zoo.base import BaseVAE, Batch
 from zoo.distributions import gaussian_kl
 
 CELL = 64  # pixels: the least that an image's longer side is enlarged to, and the most that it is left at
-PAD = 2  # pixels between two images
-BREAK = 14  # pixels between two bands of images
-MARGIN = 8  # pixels around a sheet
-MAX_BYTES = 250_000
 MAX_CLASSES = 20  # that have a row or a colour each
 MAX_POINTS = 5_000
 PER_CLASS = 8
-INK = "#202020"
-MUTED = "#707070"
+
+Draws = ModuleType | drawing.Painter  # the module `zoo.drawing`, at once; or a painter, meanwhile
 
 
 def to_unit(images: Tensor, range: tuple[float, float]) -> Tensor:
@@ -54,10 +43,10 @@ def save_grid(images: Tensor, path: Path, columns: int) -> None:
         path: The PNG.
         columns: Images to a row.
     """
-    _save_sheet(images, path, columns)
+    drawing.sheet(_tiles(images), path, columns)
 
 
-def reconstructions(model: BaseVAE, batch: Batch, path: Path) -> None:
+def reconstructions(model: BaseVAE, batch: Batch, path: Path, by: Draws = drawing) -> None:
     """Save up to 30 images of the batch, each with its reconstruction from the posterior mean right below it."""
     with _at_rest(model):
         x, y = _first(model, batch, 30)
@@ -69,8 +58,8 @@ def reconstructions(model: BaseVAE, batch: Batch, path: Path) -> None:
     ]  # each [bands, columns, C, H, W]
     sheet = torch.stack(rows, 1)  # [bands, 2, columns, C, H, W]
     bands = len(sheet)
-    _save_sheet(
-        sheet.flatten(0, 2),
+    by.sheet(
+        _tiles(sheet.flatten(0, 2)),
         path,
         columns,
         title="Images and their reconstructions",
@@ -80,7 +69,12 @@ def reconstructions(model: BaseVAE, batch: Batch, path: Path) -> None:
 
 
 def generated_samples(
-    model: BaseVAE, path: Path, n: int = 64, y: Tensor | None = None, generator: torch.Generator | None = None
+    model: BaseVAE,
+    path: Path,
+    n: int = 64,
+    y: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    by: Draws = drawing,
 ) -> None:
     """Save images drawn from the model's own prior.
 
@@ -91,6 +85,7 @@ def generated_samples(
         y: For a model with labels, one row of images for each: classes `[R]` (by default the first 20), or attributes
             `[R, A]`, which must be given.
         generator: Source of the draws; by default they are the same at every call, so that pictures can be compared.
+        by: Who draws.
 
     Raises:
         ValueError: if the model is conditioned on attributes and `y` is missing.
@@ -99,7 +94,7 @@ def generated_samples(
     if not model.needs_labels:
         with _at_rest(model):
             images = _unit(model, model.sample(n, generator=generator))
-        _save_sheet(images, path, math.ceil(math.sqrt(n)), title="Samples from the prior")
+        by.sheet(_tiles(images), path, math.ceil(math.sqrt(n)), title="Samples from the prior")
         return
     if y is None:
         if not model.image.classes:
@@ -109,8 +104,8 @@ def generated_samples(
     with _at_rest(model):
         labels = y.repeat_interleave(PER_CLASS, 0).to(model.device)
         images = _unit(model, model.sample(len(labels), labels, generator=generator))
-    _save_sheet(
-        images,
+    by.sheet(
+        _tiles(images),
         path,
         PER_CLASS,
         title="Samples from the prior, class by class" if of_class else "Samples from the prior, a label to each row",
@@ -138,8 +133,8 @@ def interpolations(model: BaseVAE, batch: Batch, path: Path, rows: int = 6, colu
         between = _unit(model, model.decode(z.flatten(0, 1), labels)).unflatten(0, (rows, columns))
     ends = _unit(model, x).unflatten(0, (rows, 2))
     percent = [f"{100 * step / (columns - 1):.0f} %" for step in range(columns)]
-    _save_sheet(
-        torch.cat([ends[:, :1], between, ends[:, 1:]], 1).flatten(0, 1),
+    drawing.sheet(
+        _tiles(torch.cat([ends[:, :1], between, ends[:, 1:]], 1).flatten(0, 1)),
         path,
         columns + 2,
         title="From one image to another, on a straight line through the latent space",
@@ -177,7 +172,7 @@ def latent_space(
     colours = [to_hex(palette(i)) for i in range(len(names))]
 
     figure = Figure(figsize=(7, 5.6), layout="constrained")
-    axes = _axes(figure.subplots(), f"Latent space: posterior means of {len(mu):,} images", x_label, y_label)
+    axes = drawing.style(figure.subplots(), f"Latent space: posterior means of {len(mu):,} images", x_label, y_label)
     if mu.shape[1] == 1:
         axes.set_ylabel("images")
         edges = np.histogram_bin_edges(mu, bins=40).tolist()
@@ -189,7 +184,7 @@ def latent_space(
     if len(names) > 1:
         keys = [Line2D([], [], marker="o", linestyle="", color=colour) for colour in colours]
         axes.legend(keys, names, title="class", loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    _save_figure(figure, path)
+    drawing.save_figure(figure, path)
 
 
 def traversals(model: BaseVAE, batch: Batch, path: Path, dims: int = 10, columns: int = 9) -> None:
@@ -221,38 +216,14 @@ def traversals(model: BaseVAE, batch: Batch, path: Path, dims: int = 10, columns
             row[:, dim] = centre[dim] + spread[dim] * values
         labels = None if y is None else y[:1].repeat_interleave(len(chosen) * columns, 0)
         images = _unit(model, model.decode(z.flatten(0, 1), labels))
-    _save_sheet(
-        images,
+    drawing.sheet(
+        _tiles(images),
         path,
         columns,
         title="Traversals: one latent dimension at a time, the most informative first",
         row_names=[f"z{dim + 1}" for dim in chosen.tolist()],
         column_names=[f"{value:.3g}" for value in values.tolist()],
     )
-
-
-def training_losses(metrics: Path, path: Path) -> None:
-    """Save the loss by step, and its reconstruction and KL terms where there are any.
-
-    Args:
-        metrics: JSON objects, one to a line, with `step`, `epoch`, and `train/…` and `val/…` values.
-        path: The PNG.
-    """
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
-    titles = {"loss": "Loss", "recon": "Reconstruction", "kl": "KL"}
-    logged = {key for row in rows for key in row}
-    terms = [term for term in ("recon", "kl") if logged & {f"train/{term}", f"val/{term}"}]
-    figure = Figure(figsize=(9 if terms else 6.5, 4.5), layout="constrained")
-    grid = figure.add_gridspec(max(1, len(terms)), 2 if terms else 1, width_ratios=[2, 1] if terms else None)
-    panels = {"loss": figure.add_subplot(grid[:, 0])}
-    panels |= {term: figure.add_subplot(grid[i, 1]) for i, term in enumerate(terms)}
-    for term, axes in panels.items():
-        _axes(axes, titles[term], "step", "nats per image")
-        _draw_losses(axes, rows, term)
-    if rows:
-        panels["loss"].legend(frameon=False)
-        figure.suptitle(f"Training up to epoch {rows[-1]['epoch']:.4g}, step {rows[-1]['step']:,}", color=INK)
-    _save_figure(figure, path)
 
 
 @contextmanager
@@ -304,45 +275,12 @@ def _principal_components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return pca.transform(points), np.nan_to_num(pca.explained_variance_ratio_)
 
 
-def _save_sheet(
-    images: Tensor,
-    path: Path,
-    columns: int,
-    *,
-    title: str = "",
-    row_names: Sequence[str] = (),
-    column_names: Sequence[str] = (),
-    breaks_below: Collection[int] = (),
-    breaks_right: Collection[int] = (),
-) -> None:
-    """Tile images `[N, C, H, W]` in [0, 1] on white, with names at the margins and wider gaps at breaks."""
-    images = _resized(images.detach().cpu())
-    channels, height, width = images.shape[1:]
-    rows = math.ceil(len(images) / columns)
-    title_font, font = _font(15), _font(12)
-    left = MARGIN + max((math.ceil(font.getlength(name)) + 6 for name in row_names), default=0)
-    top = MARGIN + (28 if title else 0) + (18 if column_names else 0)
-    ys = _offsets(top, rows, height, breaks_below)
-    xs = _offsets(left, columns, width, breaks_right)
-    full_width = max(xs[-1] + width, MARGIN + math.ceil(title_font.getlength(title))) + MARGIN
-    sheet = torch.ones(channels, ys[-1] + height + MARGIN, full_width)
-    for i, image in enumerate(images):
-        y, x = ys[i // columns], xs[i % columns]
-        sheet[:, y : y + height, x : x + width] = image
-
-    pixels = (255 * sheet).round().to(torch.uint8).permute(1, 2, 0).squeeze(2).numpy()
-    picture = Image.fromarray(pixels)
-    draw = ImageDraw.Draw(picture)
-    draw.text((MARGIN, MARGIN), title, INK, title_font)
-    for name, y in zip(row_names, ys, strict=bool(row_names)):
-        draw.text((left - 6, y + height / 2), name, INK, font, anchor="rm")
-    for name, x in zip(column_names, xs, strict=bool(column_names)):
-        draw.text((x + width / 2, top - 4), name, INK, font, anchor="ms")
-    _save_picture(picture, path)
+def _tiles(images: Tensor) -> np.ndarray:
+    """`[N, C, H, W]` in [0, 1] to uint8 `[N, h, w, 1 or 3]`: small ones enlarged without blur, large ones shrunk."""
+    return (255 * _resized(images.detach().cpu())).round().byte().permute(0, 2, 3, 1).numpy()
 
 
 def _resized(images: Tensor) -> Tensor:
-    """Small images enlarged by a whole factor, without blur; large ones shrunk to cells of 64 pixels."""
     if images.shape[1] not in (1, 3):
         images = images[:, :1]
     height, width = images.shape[2:]
@@ -352,75 +290,3 @@ def _resized(images: Tensor) -> Tensor:
         return F.interpolate(images, size=size, mode="bilinear", antialias=True).clamp(0, 1)
     factor = math.ceil(CELL / longer)
     return images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-
-
-def _offsets(start: int, count: int, size: int, breaks: Collection[int]) -> list[int]:
-    """Where each of `count` cells begins: `PAD` after the one before, or `BREAK` after those in `breaks`."""
-    offsets = [start]
-    for i in range(count - 1):
-        offsets.append(offsets[-1] + size + (BREAK if i in breaks else PAD))
-    return offsets
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf", size)
-
-
-def _axes(axes: Axes, title: str, x_label: str, y_label: str) -> Axes:
-    axes.set_title(title, fontsize=11, color=INK, loc="left")
-    axes.set_xlabel(x_label, color=INK)
-    axes.set_ylabel(y_label, color=INK)
-    axes.grid(color="#e6e6e6", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return axes
-
-
-def _draw_losses(axes: Axes, rows: Sequence[dict[str, float]], term: str) -> None:
-    """Draw one term's lines: batches as logged, the epochs' means, validation."""
-    lines = [
-        (f"train/{term}", "training batches", "#9dbfe0", 1.0),
-        (f"train/epoch_{term}", "training, epoch's mean", "#1f5fa8", 1.8),
-        (f"val/{term}", "validation", "#d9661f", 1.8),
-    ]
-    drawn: list[float] = []
-    for key, label, colour, width in lines:
-        points = [(row["step"], row[key]) for row in rows if key in row and math.isfinite(row[key])]
-        if points:
-            marker = "o" if len(points) <= 30 else ""
-            axes.plot(
-                *zip(*points, strict=True), label=label, color=colour, linewidth=width, marker=marker, markersize=4
-            )
-            drawn += [value for _, value in points]
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 5, 10], integer=True))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xlim(left=0)
-    if drawn:
-        _limit_height(axes, np.array(drawn))
-
-
-def _limit_height(axes: Axes, values: np.ndarray) -> None:
-    """Cut off the highest 5 % where they would squeeze the rest into the lowest third, and say so."""
-    low, high, highest = values.min(), np.quantile(values, 0.95, method="lower"), values.max()
-    if low < high < low + (highest - low) / 3:
-        margin = 0.05 * (high - low)
-        axes.set_ylim(low - margin, high + margin)
-        axes.set_title(f"cut off; highest {highest:,.4g}", loc="right", fontsize=8, color=MUTED)
-
-
-def _save_figure(figure: Figure, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    _save_picture(Image.open(buffer).convert("RGB"), path)
-
-
-def _save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a palette PNG in one stroke, with as many colours as fit its size."""
-    for colours in (256, 64, 16):
-        buffer = io.BytesIO()
-        picture.quantize(colours).save(buffer, "PNG", optimize=True)
-        if buffer.tell() <= MAX_BYTES:
-            break
-    unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_bytes(buffer.getvalue())
-    os.replace(unfinished, path)

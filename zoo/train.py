@@ -28,6 +28,7 @@ from tqdm import tqdm
 from zoo.base import BaseVAE, Batch
 from zoo.checkpoint import MODEL_FILE, Checkpoints, load_state, snapshot, weights_of, write_weights
 from zoo.data import batches, mirror, to_float
+from zoo.drawing import Painter
 from zoo.errors import Diverged, UserError
 from zoo.evaluate import METRICS_FILE, evaluate_terms, write_progress_pictures
 from zoo.optimizers import Stepper, learning_rate, make_optimizer
@@ -184,7 +185,8 @@ class Trainer:
         self.best_val = math.inf
         self.window, self.epoch = Totals(), Totals()
         self.train_seconds, self.images_done = 0.0, 0
-        self._pictures_at = -math.inf
+        self.painter: Painter | None = None
+        self.drawn_at = math.inf
 
     @property
     def evaluated(self) -> BaseVAE:
@@ -223,6 +225,7 @@ class Trainer:
             self.world,
         )
         self.model.train()
+        self.drawn_at = time.monotonic()
         stopping = 0
         with StopRequest() as stop, bar:
             next_due = self._next_due()
@@ -255,6 +258,9 @@ class Trainer:
                 next_due = self._next_due()
                 clock = time.perf_counter()
         self._finish_writing()
+        if self.painter is not None:
+            self.painter.close()
+            self.painter = None
         return stopping if self.step < run.total_steps else 0
 
     def _due(self, step: int) -> Due:
@@ -345,10 +351,11 @@ class Trainer:
         return row | {f"val/{name}": value for name, value in terms.items()}
 
     def _draw(self) -> None:
-        """Draw how far the run has come, now and then."""
-        if self.accelerator.is_main_process and time.monotonic() - self._pictures_at > SECONDS_BETWEEN_PICTURES:
-            write_progress_pictures(self.evaluated, self.run.data.val, self.run.out)
-            self._pictures_at = time.monotonic()
+        """Have it drawn how far the run has come, now and then, in a process beside this one."""
+        if self.accelerator.is_main_process and time.monotonic() - self.drawn_at > SECONDS_BETWEEN_PICTURES:
+            self.painter = self.painter or Painter()
+            write_progress_pictures(self.evaluated, self.run.data.val, self.run.out, self.painter)
+            self.drawn_at = time.monotonic()
             self.model.train()
 
     def _log(self, row: dict[str, Any], bar: tqdm[Any]) -> None:
