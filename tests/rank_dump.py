@@ -5,9 +5,12 @@ from pathlib import Path
 
 from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 
+from zoo.checkpoint import weights_of
 from zoo.config import load_config
 from zoo.setup import set_up
+from zoo.sharding import let_go
 from zoo.train import Trainer
 
 for file in sys.argv[1:]:
@@ -19,7 +22,10 @@ for file in sys.argv[1:]:
     trainer.fit()
     accelerator = trainer.accelerator
     name = f"rank{accelerator.process_index}of{accelerator.num_processes}.safetensors"
-    save_file({k: v.clone() for k, v in trainer.model.state_dict().items()}, Path(config.out) / name)
+    held = sum((p.to_local() if isinstance(p, DTensor) else p).numel() for p in trainer.model.parameters())
+    save_file(weights_of(trainer.model), Path(config.out) / name, {"held": str(held)})
+    if trainer.mesh is not None:
+        let_go(trainer.mesh)
     last = file == sys.argv[-1]
     if last:
         trainer.close()

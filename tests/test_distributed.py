@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +15,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from safetensors.torch import load_file
 
-from tests.runs import ROOT, digest, rows, settings
+from tests.runs import ROOT, digest, make_config, rows, run, settings, small
+from zoo.base import VARIANTS
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 ENVIRONMENT = os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)}
@@ -44,6 +47,57 @@ def test_ranks_hold_equal_parameters(variant: str, tmp_path: Path) -> None:
         alone = load_file(tmp_path / "one" / "rank0of1.safetensors")
         for name in first:
             assert torch.allclose(first[name], alone[name], atol=1e-5), name
+
+
+SHARDABLE = [entry.name for entry in VARIANTS if len(entry.target.players) == 1]
+
+
+BATCHNORM = {"name": "vanilla", "hidden_dims": [4, 8], "latent_dim": 3}
+
+
+def train_both_ways(folder: Path, names: list[str]) -> None:
+    """Train variants for five steps on two processes, with a share of the model on each, and with all of it."""
+    configs = []
+    for name in names:
+        model = {"name": name, **small(name)} if name != "batchnorm" else BATCHNORM
+        for shard in (True, False):
+            out = folder / f"{name}_{shard}"
+            # Not Adam, which makes as much of a gradient that is all rounding as of any other.
+            values = settings(out, model=model, steps=5, accumulate=2, optimizer={"name": "sgd"}, shard=shard)
+            configs.append(write(folder / f"{name}_{shard}.yaml", values))
+    assert torchrun("tests/rank_dump.py", *configs).wait(timeout=500) == 0
+
+
+@pytest.mark.parametrize("names", [["mlp", "batchnorm"], pytest.param(SHARDABLE, marks=pytest.mark.slow)])
+def test_a_shared_out_model_learns_the_same(names: list[str], tmp_path: Path) -> None:
+    train_both_ways(tmp_path, names)
+    for name in names:
+        files = [[tmp_path / f"{name}_{shard}" / f"rank{r}of2.safetensors" for r in (0, 1)] for shard in (True, False)]
+        for first, second in files:
+            torch.testing.assert_close(load_file(first), load_file(second), rtol=0, atol=0)
+        (shared, _), (kept, _) = files
+        torch.testing.assert_close(load_file(shared), load_file(kept), rtol=1e-5, atol=1e-6)
+        losses = [rows(path.parent)[-1]["val/loss"] for path in (shared, kept)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5), name
+        held = [int(safe_open(path, "pt").metadata()["held"]) for path in (shared, kept)]
+        assert held[0] < 0.6 * held[1], name  # half of each parameter, rounded up to whole rows
+
+
+def test_a_shared_out_run_goes_on_shared_out_or_not(tmp_path: Path) -> None:
+    """Checkpoints and final weights are those of one process that keeps its model in one piece."""
+    run(make_config(tmp_path / "alone", "still", steps=40, clip=1.0))
+    shared = tmp_path / "shared"
+    for steps in (20, 40):
+        config = write(tmp_path / f"{steps}.yaml", settings(shared, "still", steps=steps, clip=1.0, shard=True))
+        assert torchrun("run.py", "--config", config, "--resume").wait(timeout=120) == 0
+        if steps == 20:
+            shutil.copytree(shared, tmp_path / "half", symlinks=True)
+    run(make_config(tmp_path / "half", "still", steps=40, clip=1.0), resume=True)
+    expected = load_file(tmp_path / "alone" / "model.safetensors")
+    for name in ("shared", "half"):
+        torch.testing.assert_close(load_file(tmp_path / name / "model.safetensors"), expected, rtol=1e-4, atol=1e-5)
+    losses = [json.loads((tmp_path / n / "results.json").read_text())["metrics"]["loss"] for n in ("alone", "shared")]
+    assert losses[1]["value"] == pytest.approx(losses[0]["value"], rel=1e-5)
 
 
 @pytest.fixture(scope="module")

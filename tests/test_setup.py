@@ -19,7 +19,7 @@ from zoo import setup
 from zoo.base import VARIANTS, ImageSpec
 from zoo.errors import UserError
 from zoo.models import create
-from zoo.setup import choose_precision, set_up, tune
+from zoo.setup import check_shardable, choose_precision, set_up, tune
 from zoo.train import Trainer, TrainStep
 
 CONV = {"name": "vanilla", "hidden_dims": [4, 8], "latent_dim": 3}
@@ -75,6 +75,24 @@ def test_a_sharded_model_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Accelerator, "distributed_type", DistributedType.FSDP)
     with pytest.raises(UserError, match="the launch asks for FSDP, which the loop does not support"):
         set_up(make_config(tmp_path / "r"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "ranks", "complaint"),
+    [
+        ({}, 1, "shares a model out over several processes, but there is one"),
+        ({"model": {"name": "aae", **small("aae")}}, 2, r"'aae' has several players \(vae, .*takes one model with one"),
+        ({"model": {"name": "mlp", **small("mlp", recon="gaussian")}}, 2, "'likelihood.logvar' of model 'mlp' is one"),
+        ({"ema": 0.9}, 2, "does not go together with ema"),
+        ({"compile": True}, 2, "does not go together with compile"),
+        ({"mixed_precision": "fp16"}, 2, "does not go together with mixed_precision=fp16"),
+    ],
+)
+def test_what_can_t_be_shared_out_says_why(tmp_path: Path, changes: dict[str, Any], ranks: int, complaint: str) -> None:
+    config = make_config(tmp_path, shard=True, **changes)
+    model = create(config.model.name, ImageSpec(1, 8, 8), **config.model.options)
+    with pytest.raises(UserError, match=complaint):
+        check_shardable(config, model, ranks)
 
 
 def test_denormal_numbers_count_as_zero(tmp_path: Path) -> None:

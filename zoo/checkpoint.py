@@ -31,14 +31,22 @@ from zoo.config import ModelConfig
 from zoo.errors import UserError
 from zoo.models import create
 from zoo.registry import load_plugin
+from zoo.sharding import put_together
 
 MODEL_FILE = "model.safetensors"
 DIGESTS_FILE = "digests.json"
 
 
 def snapshot(state: Any, memory_format: torch.memory_format = torch.preserve_format) -> Any:
-    """Copy all tensors in nested containers to the CPU: what is copied may change while the copy is written."""
-    return recursively_apply(lambda tensor: tensor.detach().to("cpu", copy=True, memory_format=memory_format), state)
+    """Copy all tensors in nested containers to the CPU: what is copied may change while the copy is written.
+
+    A collective where tensors are shared out over the processes.
+    """
+
+    def copy(tensor: Tensor) -> Tensor:
+        return put_together(tensor.detach()).to("cpu", copy=True, memory_format=memory_format)
+
+    return recursively_apply(copy, state)
 
 
 def weights_of(model: BaseVAE) -> dict[str, Tensor]:

@@ -125,6 +125,7 @@ class Config(_Strict):
     channels_last: bool = True  # memory layout of convolutions and their images
     compile: bool = False  # torch.compile of the training step: minutes at the start, faster afterwards
     tune: bool = False  # time a few steps of each precision and layout at the start, and keep the fastest
+    shard: bool = False  # each process keeps a share of the weights and Adam's moments: for models too large for one
     threads: PositiveInt | None = None  # CPU threads per process; None: the machine's cores shared by its ranks
 
     log_every: PositiveInt = 50  # steps

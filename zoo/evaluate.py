@@ -126,7 +126,7 @@ def score(
 def provenance(config: Config, model: BaseVAE) -> dict[str, Any]:
     """Return what a number stands on: config and its hash, seed, size, commit, versions."""
     settings = config.dump()
-    for key in ("out", "seed", "device", "threads", "trackers", "wandb", "keep", "plugins", "benchmark"):
+    for key in ("out", "seed", "device", "shard", "threads", "trackers", "wandb", "keep", "plugins", "benchmark"):
         settings.pop(key)
     settings["data"].pop("root")
     packages = ("torch", "torchvision", "accelerate", "torchmetrics")

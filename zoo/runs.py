@@ -13,7 +13,7 @@ import yaml
 from accelerate import Accelerator
 
 from zoo.base import BaseVAE
-from zoo.checkpoint import MODEL_FILE, load, save_model
+from zoo.checkpoint import MODEL_FILE, load, weights_of, write_weights
 from zoo.config import Config, load_config
 from zoo.data import Data, batches, build_data
 from zoo.errors import UserError
@@ -26,7 +26,7 @@ CONFIG_FILE = "config.yaml"
 
 # What a resumed run may change: how long it goes on, and what it writes on the way.
 MAY_CHANGE = {
-    *("epochs", "steps", "out", "plugins", "device", "threads", "keep", "trackers", "wandb"),
+    *("epochs", "steps", "out", "plugins", "device", "shard", "threads", "keep", "trackers", "wandb"),
     *("log_every", "eval_every", "checkpoint_every", "eval_batch_size", "benchmark"),
 }
 
@@ -152,8 +152,12 @@ def _start_trackers(run: Run) -> None:
 def finish(run: Run, trainer: Trainer) -> None:
     """Save the final weights, measure them on the test split, and draw the pictures."""
     model, config = trainer.evaluated, run.config
+    weights = weights_of(model)
     if run.accelerator.is_main_process:
-        save_model(run.out / MODEL_FILE, model, config.model, config.plugins)
+        write_weights(run.out / MODEL_FILE, weights, model.image, config.model, config.plugins)
+    if config.shard:
+        run.accelerator.wait_for_everyone()
+        model = load(run.out / MODEL_FILE, run.accelerator.device)
     facts = {
         "steps": trainer.step,
         "epochs": trainer.step * config.batch_size / len(run.data.train),

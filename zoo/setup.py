@@ -70,6 +70,7 @@ class Run:
                 f"precision {self.precision}",
                 *(["channels-last"] if self.channels_last else []),
                 *(["compiled"] if config.compile else []),
+                *(["sharded"] if config.shard else []),
                 f"{fused}{config.optimizer.name}",
                 *(["tuned"] if config.tune else []),
             ]
@@ -119,15 +120,18 @@ def set_up(config: Config) -> Run:
     torch.manual_seed(config.seed)
     model = create(config.model.name, data.spec(pixel_range), **options)
     precision = choose_precision(config, device, variant.bf16_safe)
-    channels_last = config.channels_last and any(isinstance(module, nn.Conv2d) for module in model.modules())
+    if config.shard:
+        check_shardable(config, model, ranks)
+    convolutions = any(isinstance(module, nn.Conv2d) for module in model.modules())
+    channels_last = config.channels_last and convolutions and not config.shard  # FSDP takes contiguous weights alone
     if config.tune:
         size = config.batch_size // (ranks * config.accumulate)
         precision, channels_last = tune(config, model, precision, channels_last, size, processes.device)
     accelerator = make_accelerator(config, precision)
     if accelerator.distributed_type not in PLAIN:
         raise UserError(
-            f"the launch asks for {accelerator.distributed_type.value}, which the loop does not support: every process "
-            "holds the whole model; launch with --multi_gpu"
+            f"the launch asks for {accelerator.distributed_type.value}, which the loop does not support: launch with "
+            "--multi_gpu, and set shard=true for a model too large for one device"
         )
     config.data.range = pixel_range
     config.data.size = model.image.height
@@ -137,6 +141,31 @@ def set_up(config: Config) -> Run:
         config.out = Path("runs") / name
     total = config.steps or math.ceil(config.epochs * len(data.train) / config.batch_size)  # type: ignore[operator]
     return Run(config, config.out, data, model, accelerator, precision, channels_last, total)
+
+
+def check_shardable(config: Config, model: BaseVAE, ranks: int) -> None:
+    """See that a model can be shared out over the processes.
+
+    Raises:
+        UserError: if it can't, or if that does not go together with another setting.
+    """
+    name, scalar = config.model.name, next((name for name, p in model.named_parameters() if not p.ndim), None)
+    if ranks == 1:
+        raise UserError("shard=true shares a model out over several processes, but there is one: set shard=false")
+    if len(model.players) > 1:
+        raise UserError(
+            f"model {name!r} has several players ({', '.join(model.players)}), and shard=true takes one model with one "
+            "optimizer: set shard=false"
+        )
+    if scalar is not None:
+        raise UserError(f"the parameter {scalar!r} of model {name!r} is one number, which FSDP can't: set shard=false")
+    for setting, chosen in (
+        ("ema", config.ema is not None),
+        ("compile", config.compile),
+        ("mixed_precision=fp16", config.mixed_precision == "fp16"),
+    ):
+        if chosen:
+            raise UserError(f"shard=true does not go together with {setting}: leave one of them out")
 
 
 def choose_device(config: Config) -> str:

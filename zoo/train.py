@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from zoo import ranks
 from zoo.base import BaseVAE, Batch
 from zoo.checkpoint import MODEL_FILE, Checkpoints, load_state, snapshot, weights_of, write_weights
 from zoo.data import batches, mirror, to_float
@@ -33,6 +34,7 @@ from zoo.errors import Diverged, UserError
 from zoo.evaluate import METRICS_FILE, evaluate_terms, write_progress_pictures
 from zoo.optimizers import Stepper, learning_rate, make_optimizer
 from zoo.setup import Run
+from zoo.sharding import let_go, shard, share_out, share_out_moments, whole
 
 STOP_CHECK_EVERY = 10  # steps between agreeing, over several processes, on whether to stop
 SECONDS_BETWEEN_PICTURES = 30.0
@@ -161,12 +163,16 @@ class Trainer:
         assert accelerator.ddp_handler is not None
         # A player's turn leaves the other players' parameters without a gradient.
         accelerator.ddp_handler.find_unused_parameters = len(self.model.players) > 1
+        step = TrainStep(self.model)
+        self.mesh = shard(step, self.device) if self.config.shard else None
         self.parameters = {
             player: [p for p in self.model.player_parameters(player) if p.requires_grad]  # frozen parts stay frozen
             for player in self.model.players
         }
         optimizers = [make_optimizer(self.config, parameters) for parameters in self.parameters.values()]
-        self.train_step, *prepared = accelerator.prepare(TrainStep(self.model), *optimizers)
+        # What is shared out already needs no wrapper that averages gradients: `evaluation_mode` adds autocast alone.
+        self.train_step = accelerator.prepare_model(step, evaluation_mode=self.config.shard)
+        prepared = [accelerator.prepare_optimizer(optimizer) for optimizer in optimizers]
         if self.config.compile:
             self.train_step = torch.compile(self.train_step)
         # Accelerate's wrapper serves fp16's loss scaling; without it, it only costs time at each step: it looks for
@@ -240,17 +246,18 @@ class Trainer:
                     continue
 
                 due = self._due(self.step)
-                row = self._window_row(keeps=due.validate or due.save or bool(stopping))  # the sync
-                self.train_seconds += time.perf_counter() - clock
-                row["images_per_second"] = self.images_done / self.train_seconds
-                new_best = False
-                if due.validate:
-                    row |= self._validate(due.epoch_ends)
-                    new_best = row["val/loss"] < self.best_val
-                    self.best_val = min(self.best_val, row["val/loss"])
-                self._log(row, bar)
-                if due.validate:
-                    self._draw()
+                with whole(self.train_step):
+                    row = self._window_row(keeps=due.validate or due.save or bool(stopping))  # the sync
+                    self.train_seconds += time.perf_counter() - clock
+                    row["images_per_second"] = self.images_done / self.train_seconds
+                    new_best = False
+                    if due.validate:
+                        row |= self._validate(due.epoch_ends)
+                        new_best = row["val/loss"] < self.best_val
+                        self.best_val = min(self.best_val, row["val/loss"])
+                    self._log(row, bar)
+                    if due.validate:
+                        self._draw()
                 if due.save or new_best or stopping:
                     self._save(new_best)
                 if stopping:
@@ -340,6 +347,9 @@ class Trainer:
         return bool(torch.stack(extremes).isfinite().all())
 
     def _validate(self, epoch_ends: bool) -> dict[str, Any]:
+        if self.world > 1:
+            for buffer in self.evaluated.buffers():  # of BatchNorm, which on a CPU keeps statistics of each rank's own
+                buffer.copy_(ranks.from_first(buffer))
         row: dict[str, Any] = {}
         if epoch_ends:
             row["epoch"] = self.epochs_done(self.step)
@@ -381,7 +391,7 @@ class Trainer:
             "epoch_means": self.epoch.means(self.accelerator),
             "epoch_counts": self.epoch.counts,
         }
-        if not self.accelerator.is_main_process:
+        if not (self.accelerator.is_main_process or self.config.shard):
             return
         state: dict[str, Any] = {player: optimizer.state_dict() for player, optimizer in self.optimizers.items()}
         if self.average is not None:
@@ -391,12 +401,14 @@ class Trainer:
         self._finish_writing()
         # No tensor is computed with in the writing thread: torch would give it a pool of threads of its own, and while
         # there are more threads than cores, OpenMP's no longer wait awake: every later step takes a fifth longer.
-        weights, image, config = weights_of(self.model), self.model.image, self.config
+        weights, state, image, config = weights_of(self.model), snapshot(state), self.model.image, self.config
+        if not self.accelerator.is_main_process:
+            return
         self.writing = self.writer.submit(
             self.checkpoints.save,
             self.step,
             lambda path: write_weights(path, weights, image, config.model, config.plugins),
-            snapshot(state),
+            state,
             progress,
             best,
         )
@@ -411,11 +423,14 @@ class Trainer:
         """End trackers and process group; the trainer takes no more steps.
 
         The group's threads must be gone before the interpreter is: one that then drops a tensor aborts the process
-        (pytorch/pytorch#190489). They go with the group's last owner, which is the wrapped model.
+        (pytorch/pytorch#190489). They go with the group's last owner: the wrapped model, or FSDP's hooks on the model.
         """
         self.writer.shutdown()
         self.accelerator.wait_for_everyone()
         del self.train_step
+        if self.mesh is not None:
+            let_go(self.mesh)
+            del self.model, self.run.model
         self.accelerator.end_training()
         self.accelerator.free_memory()
 
@@ -431,10 +446,12 @@ class Trainer:
                 raise UserError(f"every checkpoint in {self.checkpoints.folder} is damaged: nothing to resume from")
             return False
         path, progress = found
-        self.model.load_state_dict(load_file(path / MODEL_FILE))
+        now = self.model.state_dict()
+        weights = load_file(path / MODEL_FILE)
+        self.model.load_state_dict({name: share_out(tensor, now[name]) for name, tensor in weights.items()})
         state = load_state(path)
         for player, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state[player])
+            optimizer.load_state_dict(share_out_moments(state[player], self.parameters[player]))
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         if self.accelerator.scaler is not None:
