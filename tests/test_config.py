@@ -229,7 +229,7 @@ ILLEGAL = {
     "wandb.mode": ("off",),
     "data.range": ("[0, 255]", "[0]", "[1, 0]", "unit"),
     "data.val_from": ("val",),
-    **dict.fromkeys(("data.flip", "channels_last", "compile", "tune", "optimizer.fused"), ("maybe", "2")),
+    **dict.fromkeys(("data.flip", "channels_last", "compile", "shard", "tune", "optimizer.fused"), ("maybe", "2")),
     "data.split_seed": ("1.5", "x"),
     "data.root": ("3",),
     "data.name": ("3", "[a]"),
