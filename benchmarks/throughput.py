@@ -5,7 +5,8 @@ the ratio of two contenders, which a slow or busy machine moves least. Ours shar
 with the data and the threads of ours, and none of our other settings. Contenders:
 
 - `loop`: the whole loop of a run, with data, logging and noise seeding (validation, checkpoints and pictures excepted);
-- `bare step`: the same model, optimizer and precision on one batch that lies on the device: forward, backward, step;
+- `bare step`: the same model, optimizer and precision on one batch that lies on the device: forward, backward, and
+  torch's own `optimizer.step()`;
 - `data alone`: the batches of the loop, fetched and thrown away: what each step waits for its images;
 - `notebook`: the MNIST notebook's loop: DataLoader, ToTensor image by image, probabilities, `loss.item()`;
 - `pythae`: the trainer of pythae on the same network, data and batch, if `--pythae` names its source folder;
