@@ -460,6 +460,16 @@ def test_a_painter_outlives_its_process(tmp_path: Path) -> None:
     assert (tmp_path / "sheet.png").is_file()
 
 
+def test_a_painter_that_can_t_start_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(drawing.sys, "executable", str(tmp_path / "absent"))
+    painter = drawing.Painter()
+    painter.sheet(np.zeros((1, 8, 8, 1), dtype=np.uint8), tmp_path / "sheet.png", 1)
+    painter.close()
+    assert "No such file" in caplog.text
+
+
 def test_a_painter_starts_without_torch() -> None:
     code = "import sys, runpy; runpy.run_path(sys.argv[1]); sys.exit('torch' in sys.modules or 'zoo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code, drawing.__file__], check=False).returncode == 0

@@ -65,11 +65,6 @@ def write_weights(
     os.replace(partial, path)
 
 
-def save_model(path: Path, model: BaseVAE, config: ModelConfig, plugins: list[str]) -> None:
-    """Write a model's weights as they are now; see `write_weights`."""
-    write_weights(path, weights_of(model), model.image, config, plugins)
-
-
 def load(run: Path | str, device: str | torch.device = "cpu") -> BaseVAE:
     """Build a run's model with its trained weights, in evaluation mode: `model = zoo.load("runs/mlp_mnist_z20_s28_0")`.
 

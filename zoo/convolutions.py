@@ -32,9 +32,8 @@ class Conv2d(nn.Conv2d):
         if not _products_are_faster(self, input, size):
             return super().forward(input)
         pixels = input.flatten(2).transpose(1, 2)  # [B, H W, before]
-        patches = (
-            seen_pixels(tuple(input.shape[2:]), kernel, stride, padding).to(input) @ pixels
-        )  # [B, h w k k, before]
+        seen = seen_pixels(tuple(input.shape[2:]), kernel, stride, padding)
+        patches = seen.to(input) @ pixels  # [B, h w k k, before]
         weight = self.weight.permute(0, 2, 3, 1).flatten(1)  # [after, k k before]
         out = F.linear(patches.view(len(input), math.prod(size), -1), weight, self.bias)  # [B, h w, after]
         return out.transpose(1, 2).unflatten(2, size)

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -135,17 +135,21 @@ class Painter:
 
     def sheet(self, *arguments: Any, **options: Any) -> None:
         """Have a `sheet` drawn."""
-        self.sender.submit(self._send, "sheet", arguments, options)
+        self._ask("sheet", arguments, options)
 
     def training_losses(self, *arguments: Any) -> None:
         """Have `training_losses` drawn."""
-        self.sender.submit(self._send, "training_losses", arguments, {})
+        self._ask("training_losses", arguments, {})
 
     def close(self) -> None:
         """Wait until all is drawn."""
         self.sender.shutdown()
         if self.process is not None:
             self.process.communicate()
+
+    def _ask(self, *job: Any) -> None:
+        sent = self.sender.submit(self._send, *job)
+        sent.add_done_callback(Future.result)  # what it raised would be lost; a callback's error is logged
 
     def _send(self, name: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> None:
         if self.process is None or self.process.poll() is not None:

@@ -25,7 +25,10 @@ def shard(step: nn.Module, device: torch.device) -> DeviceMesh:
 
 
 def let_go(mesh: DeviceMesh) -> None:
-    """Drop a mesh's process group: DTensor's caches keep the mesh as long as the interpreter lives."""
+    """Drop a mesh's process group: DTensor's caches keep the mesh as long as the interpreter lives.
+
+    By a private name, as torch 2.14 offers no other way.
+    """
     getattr(mesh, "_pg_registry", {}).clear()
 
 
