@@ -69,13 +69,16 @@ def test_the_loop_steps_as_torch_does(tmp_path: Path, optimizer: dict[str, Any])
     torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
-def test_a_fused_adam_looks_its_state_up_once(tmp_path: Path) -> None:
-    parameter = nn.Parameter(torch.randn(7))
-    optimizer = make_optimizer(make_config(tmp_path), [parameter])
+@pytest.mark.parametrize(("other", "expected"), [(torch.float32, 1), (torch.float64, 5)])
+def test_a_fused_adam_looks_its_state_up_once(tmp_path: Path, other: torch.dtype, expected: int) -> None:
+    """Unless there are two types of number, which its kernel on a GPU doesn't take in one call."""
+    parameters = [nn.Parameter(torch.randn(7)), nn.Parameter(torch.randn(3, dtype=other))]
+    optimizer = make_optimizer(make_config(tmp_path), parameters)
     stepper = Stepper(optimizer)
     calls: list[Tensor] = []
-    optimizer.register_step_pre_hook(lambda *_: calls.append(parameter.detach().clone()))
+    optimizer.register_step_pre_hook(lambda *_: calls.append(parameters[0].detach().clone()))
     for _ in range(5):
-        parameter.grad = torch.ones(7)
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
         stepper(0.1)
-    assert len(calls) == 1
+    assert len(calls) == expected

@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam
 
 from zoo.config import Config
 
@@ -39,16 +38,20 @@ def learning_rate(config: Config, step: int, total: int) -> float:
 
 
 class Stepper:
-    """Takes an optimizer's steps and drops the gradients: a fused Adam's by torch's function, not by its method.
+    """Takes an optimizer's steps and drops the gradients: a fused Adam's by torch's kernel, not by its method.
 
-    `optimizer.step` looks up every parameter's state and runs hooks at each step: 0.15 of the 3.3 ms that a step of
-    `mlp` takes on a CPU. The update and the state, which stays the optimizer's, are the same bit for bit.
+    `optimizer.step` looks up, sorts and counts on the state of each parameter by itself: 0.2 of the 3.3 ms that a step
+    of `mlp` takes on a CPU. The update and the state, which stays the optimizer's, are the same bit for bit. The kernel
+    has a private name, as torch offers it by no other.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self.optimizer = optimizer
-        self.is_fused_adam = isinstance(optimizer, torch.optim.Adam) and optimizer.defaults["fused"]  # AdamW is one
-        self.moments: tuple[list[Tensor], list[Tensor], list[Tensor]] | None = None
+        types = {parameter.dtype for group in optimizer.param_groups for parameter in group["params"]}
+        # AdamW is an Adam. On a GPU the kernel takes one type of number at a time.
+        self.is_fused_adam = isinstance(optimizer, torch.optim.Adam) and optimizer.defaults["fused"] and len(types) == 1
+        # Both moments and the steps taken, of each parameter; and those steps as one vector, `[parameters]`.
+        self.moments: tuple[list[Tensor], list[Tensor], list[Tensor], Tensor] | None = None
         self.moments_of: object = None  # the state they were found in: a resumed optimizer has another
 
     def __call__(self, lr: float) -> None:
@@ -59,30 +62,35 @@ class Stepper:
         gradients = [p.grad for p in parameters]
         complete = self.is_fused_adam and all(gradient is not None for gradient in gradients)
         if complete and self.moments is not None and self.moments_of is self.optimizer.state:
-            means, squares, steps = self.moments
+            means, squares, steps, all_steps = self.moments
+            update = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
             with torch.no_grad():
-                adam(
+                all_steps.add_(1)
+                update(
                     parameters,
                     gradients,
                     means,
                     squares,
                     [],
                     steps,
-                    fused=True,
                     amsgrad=False,
+                    lr=lr,
                     beta1=group["betas"][0],
                     beta2=group["betas"][1],
-                    lr=lr,
                     weight_decay=group["weight_decay"],
                     eps=group["eps"],
                     maximize=False,
-                    decoupled_weight_decay=group["decoupled_weight_decay"],
                 )
         else:
             self.optimizer.step()
             if complete:
                 states = [self.optimizer.state[p] for p in parameters]
                 means, squares, steps = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step"))
-                self.moments, self.moments_of = (means, squares, steps), self.optimizer.state
+                all_steps = torch.stack(steps)
+                steps = list(all_steps.unbind())
+                for state, step in zip(states, steps, strict=True):
+                    state["step"] = step
+                self.moments = means, squares, steps, all_steps
+                self.moments_of = self.optimizer.state
         for parameter in parameters:
             parameter.grad = None  # as `zero_grad` does, which takes longer over it
