@@ -51,7 +51,15 @@ SYMBOLS = {"beta": "β"}
 # What provenance leaves out of the config's hash, and what only decides where things are written.
 NO_DIFFERENCE = ("out", "seed", "device", "threads", "trackers", "wandb", "keep", "plugins", "benchmark", "data.root")
 # Settings of the data that change what is trained on, not what is measured.
-TRAINING_ONLY = ("data.name", "data.root", "data.range", "data.flip", "data.size")
+TRAINING_ONLY = (
+    "data.name",
+    "data.root",
+    "data.range",
+    "data.flip",
+    "data.random_crop",
+    "data.dequantise",
+    "data.size",
+)
 
 
 @dataclass(frozen=True)

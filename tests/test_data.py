@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -12,6 +13,7 @@ from urllib.error import URLError
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -25,7 +27,9 @@ from zoo.data import (
     Source,
     batches,
     build_data,
+    dequantise,
     mirror,
+    random_crop,
     register_dataset,
     step_indices,
     to_float,
@@ -789,6 +793,38 @@ class TestPixels:
         assert not torch.equal(second, first)
         generator = torch.Generator().manual_seed(1)
         assert torch.equal(mirror(images, generator), first)
+
+    @pytest.mark.parametrize("span", [(0.0, 1.0), (-1.0, 1.0)])
+    def test_dequantised_pixels_fill_their_grey_levels_evenly(self, span: tuple[float, float]) -> None:
+        levels = torch.arange(256, dtype=torch.uint8)[:, None].expand(256, 4000)
+        out = dequantise(levels, span, torch.Generator().manual_seed(0))
+        assert out.dtype == torch.float32 and out.min() >= span[0] and out.max() <= span[1]
+        parts = (out.double() - span[0]) / (span[1] - span[0]) * 256 - levels
+        assert parts.min() > -1e-4 and parts.max() < 1 + 1e-4  # float32 has 2**-16 of a level at the upper end
+        histogram = torch.histc(parts.float(), 10, 0.0, 1.0) / parts.numel()
+        torch.testing.assert_close(histogram, torch.full((10,), 0.1), atol=0.002, rtol=0)
+
+    @pytest.mark.parametrize("shape", [(300, 3, 6, 9), (300, 1, 4, 4)])
+    def test_a_random_crop_is_a_crop_of_the_padded_image(self, shape: tuple[int, ...]) -> None:
+        images, margin = torch.randint(256, shape, dtype=torch.uint8), 2
+        out = random_crop(images, margin, torch.Generator().manual_seed(0))
+        padded = F.pad(images.float(), (margin,) * 4, mode="reflect")
+        offsets = [(row, column) for row in range(5) for column in range(5)]
+        crops = torch.stack([padded[..., r : r + shape[2], c : c + shape[3]] for r, c in offsets])
+        equal = (crops == out).flatten(2).all(2)  # [offsets, B]
+        assert equal.any(0).all()
+        assert equal.sum(1).min() > 0  # each offset, and none much more often than the others
+        assert equal.sum(1).max() < 30
+
+    def test_noise_and_crops_draw_from_the_global_generator_by_default(self) -> None:
+        images = torch.randint(256, (64, 1, 4, 4), dtype=torch.uint8)
+        for change in (partial(random_crop, margin=2), partial(dequantise, range=(0.0, 1.0))):
+            torch.manual_seed(1)
+            first, second = change(images), change(images)
+            torch.manual_seed(1)
+            assert torch.equal(change(images), first)
+            assert not torch.equal(second, first)
+            assert torch.equal(change(images, generator=torch.Generator().manual_seed(1)), first)
 
     def test_resize_averages_what_it_shrinks(self) -> None:
         stripes = torch.zeros(2, 1, 64, 64, dtype=torch.uint8)

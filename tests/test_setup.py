@@ -95,6 +95,13 @@ def test_what_can_t_be_shared_out_says_why(tmp_path: Path, changes: dict[str, An
         check_shardable(config, model, ranks)
 
 
+def test_a_crop_leaves_something_of_the_image(tmp_path: Path) -> None:
+    data = {"name": "digits", "limit": 300}
+    assert set_up(make_config(tmp_path / "r", data=data | {"random_crop": 7})).data.train.shape == (1, 8, 8)
+    with pytest.raises(UserError, match="data.random_crop is 8, but must be less than the 8 pixels of an image's side"):
+        set_up(make_config(tmp_path / "r", data=data | {"random_crop": 8}))
+
+
 def test_denormal_numbers_count_as_zero(tmp_path: Path) -> None:
     torch.set_flush_denormal(False)
     small = torch.tensor([1e-39])

@@ -13,11 +13,13 @@ import yaml
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
+from torch import Tensor
 
 import zoo
 from tests.runs import digest, make_config, rows, run, settings
 from zoo.base import Batch
 from zoo.config import Config, check, load_config
+from zoo.data import dequantise, random_crop
 from zoo.errors import Diverged, UserError
 from zoo.evaluate import evaluate_terms, evaluation_batches
 from zoo.runs import train
@@ -250,6 +252,21 @@ def test_flip_mirrors_training_images_only(tmp_path: Path) -> None:
     as_is = (seen[0].x == x).flatten(1).all(1)
     mirrored = (seen[0].x == x.flip(3)).flatten(1).all(1)
     assert (as_is | mirrored).all() and as_is.any() and (mirrored & ~as_is).any()
+    _, batch = next(evaluation_batches(t.run.data.val, t.model, 27))
+    assert torch.equal(batch.x, t.run.data.val.batch(torch.arange(27))[0].float() / 255)
+
+
+def test_crops_and_noise_are_for_training_images_only(tmp_path: Path) -> None:
+    data = {"name": "digits", "limit": 300, "random_crop": 1, "dequantise": True}
+    t = trainer(make_config(tmp_path / "r", data=data, accumulate=2))
+    seen: list[Tensor] = []
+    loss = t.model.loss
+    t.model.loss = lambda batch: (seen.append(batch.x), loss(batch))[1]  # type: ignore[method-assign]
+    images, labels = one_batch(t)
+    t._take_step(images, labels)
+    for micro, part in enumerate(images.chunk(2)):
+        torch.manual_seed(noise_seed(t.config.seed, t.step, 0, micro, 0))
+        assert torch.equal(seen[micro], dequantise(random_crop(part, 1), (0.0, 1.0)))
     _, batch = next(evaluation_batches(t.run.data.val, t.model, 27))
     assert torch.equal(batch.x, t.run.data.val.batch(torch.arange(27))[0].float() / 255)
 

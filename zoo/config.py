@@ -59,6 +59,8 @@ class DataConfig(BaseModel):
     test_fraction: Fraction = 0.1  # share held out for testing where there is no official test split
     split_seed: NonNegativeInt = 0  # what is held out does not move with the run's seed
     flip: bool = False  # mirror training images left to right, at random
+    random_crop: NonNegativeInt = 0  # pad training images by so many mirrored pixels, and crop them at random
+    dequantise: bool = False  # add to each training pixel a random part of its grey level
 
     @property
     def options(self) -> dict[str, Any]:

@@ -117,6 +117,9 @@ def set_up(config: Config) -> Run:
         )
     with processes.main_process_first():  # the first process decodes or downloads, the others find it done
         data = build_data(config.data)
+    margin, side = config.data.random_crop, min(data.train.shape[1:])
+    if margin >= side:
+        raise UserError(f"data.random_crop is {margin}, but must be less than the {side} pixels of an image's side")
     torch.manual_seed(config.seed)
     model = create(config.model.name, data.spec(pixel_range), **options)
     precision = choose_precision(config, device, variant.bf16_safe)

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from zoo import ranks
 from zoo.base import BaseVAE, Batch
 from zoo.checkpoint import MODEL_FILE, Checkpoints, load_state, snapshot, weights_of, write_weights
-from zoo.data import batches, mirror, to_float
+from zoo.data import batches, dequantise, mirror, random_crop, to_float
 from zoo.drawing import Painter
 from zoo.errors import Diverged, UserError
 from zoo.evaluate import METRICS_FILE, evaluate_terms, write_progress_pictures
@@ -44,9 +44,9 @@ STEPS_ASIDE = 256
 class TrainStep(nn.Module):
     """What is wrapped for training: DistributedDataParallel, autocast and compile see calls of `forward` alone."""
 
-    def __init__(self, model: BaseVAE) -> None:
+    def __init__(self, model: BaseVAE, dequantised: bool = False) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.scale = model, dequantise if dequantised else to_float
 
     def forward(self, pixels: Tensor, labels: Tensor | None, player: str) -> tuple[Tensor, tuple[str, ...], Tensor]:
         """Return the player's loss, the names of its terms, and their values, which have no gradient.
@@ -54,7 +54,7 @@ class TrainStep(nn.Module):
         The values are one vector, a copy: a term may be a buffer, and one that equals the loss would, in a compiled
         step, be merged with it, and the loss would lose its gradient (torch 2.14).
         """
-        batch = Batch(to_float(pixels, self.model.image.range), labels)
+        batch = Batch(self.scale(pixels, self.model.image.range), labels)
         terms = self.model.loss(batch) if player == "vae" else getattr(self.model, f"{player}_loss")(batch)
         return terms["loss"], tuple(terms), torch.stack([term.detach() for term in terms.values()])
 
@@ -163,7 +163,7 @@ class Trainer:
         assert accelerator.ddp_handler is not None
         # A player's turn leaves the other players' parameters without a gradient.
         accelerator.ddp_handler.find_unused_parameters = len(self.model.players) > 1
-        step = TrainStep(self.model)
+        step = TrainStep(self.model, self.config.data.dequantise)
         self.mesh = shard(step, self.device) if self.config.shard else None
         self.parameters = {
             player: [p for p in self.model.player_parameters(player) if p.requires_grad]  # frozen parts stay frozen
@@ -304,6 +304,7 @@ class Trainer:
                 seed_noise(noise_seed(config.seed, self.step, index, micro, self.rank), self.device)
                 pixels = images[part]
                 pixels = mirror(pixels) if config.data.flip else pixels
+                pixels = random_crop(pixels, config.data.random_crop) if config.data.random_crop else pixels
                 pixels = pixels.contiguous(memory_format=self.run.memory_format)  # bytes: a quarter of floats
                 syncing = micro == config.accumulate - 1
                 with nullcontext() if syncing else accelerator.no_sync(self.train_step):
