@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -117,7 +118,20 @@ def test_an_asked_for_output_size_is_torchs_affair(products: list) -> None:
 
 @pytest.mark.parametrize("layer", [Conv2d(WIDE, WIDE, 3, 2, 1), ConvTranspose2d(WIDE, WIDE, 3, 2, 1, 1)])
 def test_a_layer_first_used_in_inference_mode_can_be_trained(layer: nn.Module) -> None:
-    convolutions._seen_pixels.cache_clear()
+    convolutions._kept_seen_pixels.cache_clear()
     with torch.inference_mode():
         layer(torch.zeros(1, WIDE, 4, 4))
     layer(torch.zeros(1, WIDE, 4, 4)).sum().backward()
+
+
+def test_several_compiled_layers_compute_the_same() -> None:
+    torch.manual_seed(0)
+    layers = nn.Sequential(
+        Conv2d(WIDE, WIDE, 3, 2, 1), Conv2d(WIDE, WIDE, 3, 2, 1), ConvTranspose2d(WIDE, WIDE, 4, 2, 1)
+    )
+    x = torch.randn(2, WIDE, 8, 8)
+    torch._dynamo.reset()
+    compiled = copy.deepcopy(layers)
+    compiled.compile()
+    for a, b in zip(outcome(compiled, x), outcome(layers, x), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)

@@ -804,6 +804,12 @@ class TestPixels:
         histogram = torch.histc(parts.float(), 10, 0.0, 1.0) / parts.numel()
         torch.testing.assert_close(histogram, torch.full((10,), 0.1), atol=0.002, rtol=0)
 
+    def test_dequantised_pixels_keep_their_layout(self) -> None:
+        images = torch.randint(256, (4, 3, 5, 6), dtype=torch.uint8)
+        turned = images.contiguous(memory_format=torch.channels_last)
+        plain, out = (dequantise(x, (0.0, 1.0), torch.Generator().manual_seed(0)) for x in (images, turned))
+        assert out.is_contiguous(memory_format=torch.channels_last) and torch.equal(out, plain)
+
     @pytest.mark.parametrize("shape", [(300, 3, 6, 9), (300, 1, 4, 4)])
     def test_a_random_crop_is_a_crop_of_the_padded_image(self, shape: tuple[int, ...]) -> None:
         images, margin = torch.randint(256, shape, dtype=torch.uint8), 2

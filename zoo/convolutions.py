@@ -70,21 +70,26 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         return (out + self.bias.to(out)).transpose(1, 2).unflatten(2, size)
 
 
-@torch.compiler.assume_constant_result  # torch.compile would trace through the cache, and warn of it
 def seen_pixels(size: tuple[int, ...], kernel: int, stride: int, padding: int) -> Tensor:
     """Return what a kernel sees of an image of `size` (H, W), as a matrix of 0 and 1: `[h w k k, H W]`.
 
     Each row is one tap of the kernel at one place, and has its 1 at the pixel under it; all are 0 over the padding. Do
     not write to it, since it is cached.
     """
-    return _seen_pixels(size, kernel, stride, padding)
+    # A compiled step makes it anew: torch.compile traces no cache, and fails over two such matrices assumed constant.
+    make = _seen_pixels if torch.compiler.is_compiling() else _kept_seen_pixels
+    return make(size, kernel, stride, padding)
+
+
+def _seen_pixels(size: tuple[int, ...], kernel: int, stride: int, padding: int) -> Tensor:
+    pixels = torch.eye(math.prod(size)).view(-1, 1, *size)
+    return F.unfold(pixels, kernel, padding=padding, stride=stride).permute(2, 1, 0).flatten(0, 1)
 
 
 @lru_cache  # making one takes some hundred microseconds of every step
-def _seen_pixels(size: tuple[int, ...], kernel: int, stride: int, padding: int) -> Tensor:
+def _kept_seen_pixels(size: tuple[int, ...], kernel: int, stride: int, padding: int) -> Tensor:
     with torch.inference_mode(False):  # what is made in inference mode could not serve training later
-        pixels = torch.eye(math.prod(size)).view(-1, 1, *size)
-        return F.unfold(pixels, kernel, padding=padding, stride=stride).permute(2, 1, 0).flatten(0, 1)
+        return _seen_pixels(size, kernel, stride, padding)
 
 
 def _products_are_faster(layer: nn.Conv2d | nn.ConvTranspose2d, input: Tensor, smaller: Sequence[int]) -> bool:

@@ -28,7 +28,7 @@ def dequantise(images: Tensor, range: tuple[float, float], generator: torch.Gene
     """
     low, high = range
     noise = torch.rand(images.shape, device=images.device, generator=generator)
-    return noise.add_(images).mul_((high - low) / 256).add_(low)
+    return images.float().add_(noise).mul_((high - low) / 256).add_(low)  # in the images' memory format
 
 
 def mirror(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
