@@ -15,7 +15,7 @@ def to_float(images: Tensor, range: tuple[float, float]) -> Tensor:
     return scaled.add_(low) if low else scaled
 
 
-def dequantise(images: Tensor, range: tuple[float, float], generator: torch.Generator | None = None) -> Tensor:
+def dequantise(images: Tensor, range: tuple[float, float]) -> Tensor:
     """Scale uint8 images to float32 in `range`, each pixel anywhere in its grey level's 256th of the range.
 
     A density of real numbers fitted to whole ones could grow without bound; one fitted to these bounds the probability
@@ -24,26 +24,20 @@ def dequantise(images: Tensor, range: tuple[float, float], generator: torch.Gene
     Args:
         images: Of any shape.
         range: Least and greatest value.
-        generator: On the images' device; None: torch's global one.
     """
     low, high = range
-    noise = torch.rand(images.shape, device=images.device, generator=generator)
+    noise = torch.rand(images.shape, device=images.device)
     return images.float().add_(noise).mul_((high - low) / 256).add_(low)  # in the images' memory format
 
 
-def mirror(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Flip each image of `[B, C, H, W]` left to right with probability one half, on the device where they are.
-
-    Args:
-        images: Of any type.
-        generator: On the images' device; None: torch's global one.
-    """
-    flipped = torch.rand(len(images), device=images.device, generator=generator) < 0.5
+def mirror(images: Tensor) -> Tensor:
+    """Flip each image of `[B, C, H, W]`, of any type, left to right with probability one half, on its device."""
+    flipped = torch.rand(len(images), device=images.device) < 0.5
     rows = torch.arange(len(images), device=images.device) + len(images) * flipped
     return torch.cat((images, images.flip(-1))).index_select(0, rows)  # half the time of `where`
 
 
-def random_crop(images: Tensor, margin: int, generator: torch.Generator | None = None) -> Tensor:
+def random_crop(images: Tensor, margin: int) -> Tensor:
     """Move each image of `[B, C, H, W]` by up to `margin` pixels up or down and left or right, on its device.
 
     What comes in at an edge mirrors what is beside it: as if the images were padded by `margin` and cropped at random.
@@ -51,11 +45,10 @@ def random_crop(images: Tensor, margin: int, generator: torch.Generator | None =
     Args:
         images: Of any type.
         margin: Less than height and width.
-        generator: On the images' device; None: torch's global one.
     """
 
     def moved(side: int) -> Tensor:
-        offsets = torch.randint(-margin, margin + 1, (len(images), 1), device=images.device, generator=generator)
+        offsets = torch.randint(-margin, margin + 1, (len(images), 1), device=images.device)
         positions = (offsets + torch.arange(side, device=images.device)).abs()
         return side - 1 - (side - 1 - positions).abs()
 
