@@ -16,7 +16,6 @@ with the data and the threads of ours, and none of our other settings. Contender
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import logging
 import os
@@ -81,9 +80,12 @@ class Loop:
 
 
 def bare_step(run: Run) -> Contender:
-    """Forward, backward and optimizer step on one batch, nothing else."""
+    """Forward, backward and optimizer step on one batch, nothing else.
+
+    Of the loop's own model: where two copies of its weights happen to lie in memory can tell more than the loop.
+    """
     device = run.accelerator.device
-    model = copy.deepcopy(run.model).to(device).train()
+    model = run.model.to(device).train()
     optimizer = make_optimizer(run.config, list(model.parameters()))
     images, labels = next(batches(run.data.train, run.config.batch_size, 0, 0, 1))
     x = to_float(images.to(device), model.image.range)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from zoo.data import (
     mirror,
     random_crop,
     register_dataset,
+    sampler,
     step_indices,
     to_float,
 )
@@ -727,18 +729,22 @@ class TestSampler:
             step_indices(0, 10, 0, 0)
 
     @pytest.mark.parametrize("mapped", [False, True])
-    def test_batches_are_those_of_the_steps(self, mapped: bool) -> None:
+    @pytest.mark.parametrize("together", [1, 3, 64])
+    def test_batches_are_those_of_the_steps(self, mapped: bool, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
         images = numbered(300, mapped)
+        monkeypatch.setattr(sampler, "MAPPED_BYTES" if mapped else "GATHERED_BYTES", together * 16 * 2)
+        asked_for: list[int] = []
+        gather = Images.batch
+        monkeypatch.setattr(Images, "batch", lambda self, at: asked_for.append(len(at)) or gather(self, at))
         got = list(batches(images, 16, seed=4, start=3, stop=50, rank=1, world=2))
         assert len(got) == 47
         for step, (pixels, labels) in enumerate(got, start=3):
             expected = step_indices(300, 16, 4, step, 1, 2)
             assert torch.equal(pixels[:, 0, 0, 0].long() * 256 + pixels[:, 1, 0, 0], expected)
             assert labels is not None and torch.equal(labels, expected)
+        assert asked_for == [8 * min(together, 47 - done) for done in range(0, 47, together)]
 
-    def test_mapped_images_are_gathered_one_batch_ahead(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        import threading
-
+    def test_mapped_images_are_gathered_ahead_by_a_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
         gathered: list[str] = []
         second = threading.Event()
         original = Images.batch
@@ -750,9 +756,10 @@ class TestSampler:
             return original(self, positions)
 
         monkeypatch.setattr(Images, "batch", batch)
+        monkeypatch.setattr(sampler, "MAPPED_BYTES", 2 * 10 * 2)  # two steps'
         stream = batches(numbered(100, mapped=True), 10, 0, 0, 5)
         next(stream)
-        assert second.wait(5), "the second batch waited to be asked for"
+        assert second.wait(5), "the next batches waited to be asked for"
         stream.close()
         assert threading.current_thread().name not in gathered
         gathered.clear()

@@ -7,7 +7,6 @@ any step without replaying those before it.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from torch import Tensor
 from zoo.data.source import Images
 
 GATHERED_BYTES = 2**20  # small enough for a processor's cache, large enough to hide what calling NumPy costs
+MAPPED_BYTES = 2**22  # more, since a thread's turn costs the cores that train up to a millisecond
 
 
 @lru_cache(maxsize=4)
@@ -71,28 +71,29 @@ def batches(
 ) -> Generator[tuple[Tensor, Tensor | None], None, None]:
     """Yield this rank's batches of steps `start` to `stop - 1`, as `Images.batch` returns them.
 
-    The next batch of a memory-mapped set is gathered in a thread while the caller uses the present one; of a small set
-    in memory, the images of several steps are gathered at once.
+    Images of several steps are gathered at once; those of a memory-mapped set by a thread, while the caller uses the
+    ones before them.
 
     Raises:
         ValueError: as `step_indices` does.
     """
+    size = MAPPED_BYTES if images.mapped else GATHERED_BYTES
+    together = max(1, size // (batch_size * math.prod(images.shape)))
 
-    def gather(step: int, steps: int = 1) -> tuple[Tensor, Tensor | None]:
-        indices = [step_indices(len(images), batch_size, seed, step + i, rank, world) for i in range(steps)]
-        return images.batch(torch.cat(indices))
+    def gather(first: int) -> list[tuple[Tensor, Tensor | None]]:
+        steps = range(first, min(first + together, stop))
+        indices = [step_indices(len(images), batch_size, seed, step, rank, world) for step in steps]
+        pixels, labels = images.batch(torch.cat(indices))
+        parts = pixels.split(len(indices[0]))
+        return list(zip(parts, [None] * len(steps) if labels is None else labels.split(len(indices[0])), strict=True))
 
     if not images.mapped:
-        share = batch_size // world
-        together = max(1, GATHERED_BYTES // (share * math.prod(images.shape)))
         for step in range(start, stop, together):
-            pixels, labels = gather(step, min(together, stop - step))
-            parts = pixels.split(share)
-            yield from zip(parts, itertools.repeat(None) if labels is None else labels.split(share), strict=False)
+            yield from gather(step)
         return
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         coming = None
-        for step in range(start, stop):
+        for step in range(start, stop, together):
             ready = coming or thread.submit(gather, step)
-            coming = thread.submit(gather, step + 1) if step + 1 < stop else None
-            yield ready.result()
+            coming = thread.submit(gather, step + together) if step + together < stop else None
+            yield from ready.result()
