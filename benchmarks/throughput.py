@@ -268,13 +268,17 @@ def _autocast(device: torch.device, precision: str) -> AbstractContextManager[An
 
 
 def measure(contenders: dict[str, Contender], steps: int, rounds: int) -> dict[str, list[float]]:
-    """Return seconds per step of each contender, one number a round, taken in turns."""
+    """Return seconds per step of each contender, one number a round, taken in turns.
+
+    Every other round goes backwards: the first turn after a peer's process had the cores is the slower by 1 to 2 %, and
+    would always be the same contender's.
+    """
     for contender in contenders.values():
         contender(WARM_UP)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, contender in contenders.items():
-            seconds[name].append(contender(steps) / steps)
+    for number in range(rounds):
+        for name in reversed(contenders) if number % 2 else contenders:
+            seconds[name].append(contenders[name](steps) / steps)
     return seconds
 
 

@@ -24,7 +24,7 @@ def small_run(tmp_path: Path) -> Run:
     return set_up(make_config(tmp_path / "r", model=CONV, steps=1_000_000))
 
 
-def test_contenders_take_turns() -> None:
+def test_contenders_take_turns_there_and_back() -> None:
     calls = []
 
     def contender(name: str, seconds: float) -> throughput.Contender:
@@ -32,7 +32,7 @@ def test_contenders_take_turns() -> None:
 
     seconds = measure({"a": contender("a", 1.0), "b": contender("b", 2.0)}, steps=10, rounds=2)
     warm_up = throughput.WARM_UP
-    assert calls == [("a", warm_up), ("b", warm_up), ("a", 10), ("b", 10), ("a", 10), ("b", 10)]
+    assert calls == [("a", warm_up), ("b", warm_up), ("a", 10), ("b", 10), ("b", 10), ("a", 10)]
     assert seconds == {"a": [1.0, 1.0], "b": [2.0, 2.0]}
 
 
