@@ -1,7 +1,7 @@
 """How fast photographs are decoded into the cache, by one process and on all cores: `python -m benchmarks.decoding`.
 
-Each round decodes them four times over, so that starting processes weighs no more than in a set of CelebA's size, into
-a file that is thrown away. In turns, some rounds of each; what counts is the median of the rounds' ratios.
+Each round decodes them eight times over, so that starting processes weighs little, as in a set of CelebA's size, into a
+file that is thrown away. In turns, some rounds of each; what counts is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from zoo.data.cache import cores, decode_all
 from zoo.data.celeba import find_photographs
 from zoo.data.folder import list_images
 from zoo.errors import UserError
-from zoo.setup import spare_processor
 
-REPEATED = 4
+REPEATED = 8
 
 
 def seconds(files: list[str], processes: int) -> float:
@@ -44,7 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    spare_processor()  # as a run does: the memory of one block then serves the next
     seconds(files, cores())  # reads the files into the system's cache
     rounds = [(seconds(files, 1), seconds(files, cores())) for _ in range(arguments.rounds)]
     for name, times in zip(("one process", f"{cores()} processes"), zip(*rounds, strict=True), strict=True):
