@@ -242,9 +242,9 @@ class TestWorkers:
     def test_pipe_holds_a_block_where_the_user_may_have_one(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import fcntl
 
-        block = cache.BLOCK * 3 * 64 * 64
+        block_of_64 = 64 * 3 * 64 * 64
         with cache._worker() as process:
-            assert process.stdout is not None and fcntl.fcntl(process.stdout, fcntl.F_GETPIPE_SZ) >= block
+            assert process.stdout is not None and fcntl.fcntl(process.stdout, fcntl.F_GETPIPE_SZ) >= block_of_64
 
         def refuse(*_: Any) -> None:
             raise PermissionError(1, "Operation not permitted")
