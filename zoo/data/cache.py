@@ -30,7 +30,6 @@ from zoo.errors import UserError
 
 VERSION = 1  # to be raised when the same files come to give other pixels
 BLOCK = 64  # files that a worker is given at a time
-PIPE_BYTES = 2**20  # the most that Linux grants without privileges
 
 
 def cache_folder() -> Path:
@@ -182,12 +181,6 @@ def decode_all(
 def _worker() -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen([sys.executable, decode.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert process.stdin is not None and process.stdout is not None
-    # A block's pixels then fit in, and a worker need not wait for its reader: 3 % more images a second. On Linux alone,
-    # and only up to a limit for all pipes of a user.
-    with suppress(ImportError, AttributeError, OSError):
-        import fcntl
-
-        fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     try:
         yield process
     finally:
