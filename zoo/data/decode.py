@@ -50,7 +50,7 @@ def decode(file: Path | str, size: int, channels: int, crop: int | None) -> byte
         raise ValueError(f"{file} is {width} x {height} pixels, too small for crop {crop}")
     left, top = (width - side) // 2, (height - side) // 2
     image = image.crop((left, top, left + side, top + side)).resize((size, size), Image.Resampling.BILINEAR)
-    return b"".join(band.tobytes() for band in image.split())
+    return b"".join(image.tobytes("raw", band) for band in image.getbands())
 
 
 def _load(file: Path | str, channels: int) -> Image.Image:
@@ -61,7 +61,8 @@ def _load(file: Path | str, channels: int) -> Image.Image:
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return image.convert("RGB" if channels == 3 else "L")
+        mode = "RGB" if channels == 3 else "L"
+        return image if image.mode == mode else image.convert(mode)
 
 
 def decode_many(files: list[str], size: int, channels: int, crop: int | None) -> tuple[bytes, dict[str, str]]:
