@@ -8,7 +8,7 @@ import sys
 import threading
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.error import URLError
 
 import numpy as np
@@ -537,7 +537,7 @@ class TestStreaming:
 
 
 class TestDecoding:
-    def test_both_speeds_are_told(
+    def test_tells_speeds_and_how_they_compare(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setenv("DATA_ROOT", str(tmp_path / "none"))
@@ -545,11 +545,38 @@ class TestDecoding:
         for i in range(10):
             save(tmp_path / "celeba" / "img_align_celeba" / f"{i}.jpg", "red")
         monkeypatch.setenv("DATA_ROOT", str(tmp_path))
-        monkeypatch.setattr(decoding, "seconds", lambda files, processes: len(files) / processes)
+        monkeypatch.setattr(decoding, "apart", lambda files, processes: len(files) / processes)
+        monkeypatch.setattr(decoding, "together", lambda files: len(files) / 5)
         monkeypatch.setattr(decoding, "cores", lambda: 4)
         assert decoding.main(["--rounds", "3"]) == 0
-        out = capsys.readouterr().out.split()
-        assert out[:3] == ["one", "process", "1"] and out[-1] == "4.00"
+        assert [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()] == [
+            "one process 1 images/s 1.00 x one process",
+            "4 processes that share nothing 4 images/s 4.00 x one process",
+            "the cache, 4 processes 5 images/s 5.00 x one process",
+        ]
+
+    @pytest.mark.parametrize("processes", [1, 2])
+    def test_processes_apart_decode_each_file_once(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+    ) -> None:
+        files = [save(tmp_path / f"{i}.png", color) for i, color in enumerate(["red", "lime", "blue"])]
+        written: list[IO[bytes]] = []
+
+        def kept() -> IO[bytes]:
+            written.append((tmp_path / f"written {len(written)}").open("w+b"))
+            return written[-1]
+
+        monkeypatch.setattr(decoding, "TemporaryFile", kept)
+        monkeypatch.setattr(decoding, "BLOCK", 1)
+        assert decoding.apart([str(file) for file in files], processes) > 0
+        answers = b"".join((tmp_path / f"written {i}").read_bytes() for i in range(processes, 2 * processes))
+        one = 3 * 64 * 64
+        assert answers.count(b'"error": null') == 3
+        assert answers.count(b'"length": %d' % one) == 3
+        for band in range(3):
+            pixels = bytearray(one)
+            pixels[band * one // 3 : (band + 1) * one // 3] = b"\xff" * (one // 3)
+            assert answers.count(pixels) == 1
 
 
 class TestCelebA:
