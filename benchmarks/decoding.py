@@ -1,10 +1,10 @@
 """How fast photographs are decoded into the cache, by one process and on all cores: `python -m benchmarks.decoding`.
 
 Cores of a shared machine rarely give what their number promises, so a third way tells what they do give: as many
-processes as cores, each with its share of the files and nothing in common with the others. All are processes of the
-cache's own workers, and write to files that are thrown away. (Decoding in this process instead is up to a fifth faster
-or slower by chance: libjpeg-turbo stores past the processor's caches, only to read again, where Pillow's buffer for a
-line happens to begin at a multiple of 32 bytes, and that differs from process to process.)
+processes as cores, each with its share of the files and nothing in common with the others. All of them are the cache's
+workers, and write to files that are thrown away. (This process itself is up to a fifth faster or slower by chance:
+libjpeg-turbo stores past the processor's caches where Pillow's buffer for a line happens to begin at a multiple of 32
+bytes, Pillow reads the line again at once, and where the buffer lies differs from process to process.)
 
 Each round decodes the photographs four times over, so that starting processes weighs little, and every other round goes
 backwards. What counts is the median of the rounds' ratios.
@@ -56,8 +56,8 @@ def apart(files: list[str], processes: int) -> float:
             stack.enter_context(subprocess.Popen([sys.executable, decode.__file__], stdin=questions, stdout=answers))
             for questions, answers in zip(asked, answered, strict=True)
         ]
-        for worker in workers:
-            worker.wait()
+        if any(worker.wait() for worker in workers):  # else one that was killed would count as fast
+            raise RuntimeError("a process that decoded images failed or was killed: this is no measurement")
         return time.perf_counter() - start
 
 

@@ -578,6 +578,13 @@ class TestDecoding:
             pixels[band * one // 3 : (band + 1) * one // 3] = b"\xff" * (one // 3)
             assert answers.count(pixels) == 1
 
+    def test_a_process_that_fails_is_no_measurement(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        killed = tmp_path / "killed.py"
+        killed.write_text("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+        monkeypatch.setattr(decoding.decode, "__file__", str(killed))
+        with pytest.raises(RuntimeError, match="no measurement"):
+            decoding.apart([], 2)
+
 
 class TestCelebA:
     @pytest.mark.parametrize("place", ["celeba/img_align_celeba", "img_align_celeba", "."])
