@@ -1,4 +1,4 @@
-"""The layers for small maps compute what torch's compute."""
+"""The convolutions compute what torch's compute."""
 
 from __future__ import annotations
 
@@ -68,6 +68,44 @@ def test_a_transposed_convolution_is_torchs(
     assert products
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(4, 2, 1, 0), (3, 2, 1, 1), (3, 2, 1, (1, 0)), (3, 1, 1, 0)])
+def test_a_transposed_convolution_of_a_large_map_is_torchs(
+    shape: tuple, layout: torch.memory_format, products: list
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 5, 6, dtype=torch.double).contiguous(memory_format=layout)
+    ours, torchs = ConvTranspose2d(3, 5, *shape), nn.ConvTranspose2d(3, 5, *shape)
+    assert_same(ours.to(memory_format=layout), torchs.to(memory_format=layout), x)
+    assert not products
+
+
+@pytest.mark.parametrize("layer", [ConvTranspose2d(WIDE, WIDE, 4, 2, 1), ConvTranspose2d(3, 3, 4, 2, 1)])
+def test_an_activation_in_place_may_follow(layer: nn.Module) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, layer.in_channels, 4, 4)
+    for a, b in zip(
+        outcome(nn.Sequential(layer, nn.ReLU(inplace=True)), x),
+        outcome(nn.Sequential(layer, nn.ReLU()), x),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_gradient_can_be_differentiated_again() -> None:
+    torch.manual_seed(0)
+    ours, torchs = ConvTranspose2d(3, 5, 4, 2, 1).double(), nn.ConvTranspose2d(3, 5, 4, 2, 1).double()
+    torchs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 3, 5, 5, dtype=torch.double, requires_grad=True)
+
+    def penalty(layer: nn.Module) -> list[Tensor]:
+        (gradient,) = torch.autograd.grad(layer(x).pow(3).sum(), x, create_graph=True)
+        return list(torch.autograd.grad(gradient.square().sum(), list(layer.parameters())))
+
+    for a, b in zip(penalty(ours), penalty(torchs), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
 @given(st.tuples(st.integers(1, 5), st.integers(1, 5)), st.integers(1, 4), st.integers(1, 3), st.integers(0, 2))
 def test_each_tap_sees_one_pixel_or_the_padding(size: tuple[int, int], kernel: int, stride: int, padding: int) -> None:
     if min(size) + 2 * padding < kernel:
@@ -127,7 +165,10 @@ def test_a_layer_first_used_in_inference_mode_can_be_trained(layer: nn.Module) -
 def test_several_compiled_layers_compute_the_same() -> None:
     torch.manual_seed(0)
     layers = nn.Sequential(
-        Conv2d(WIDE, WIDE, 3, 2, 1), Conv2d(WIDE, WIDE, 3, 2, 1), ConvTranspose2d(WIDE, WIDE, 4, 2, 1)
+        Conv2d(WIDE, WIDE, 3, 2, 1),
+        Conv2d(WIDE, WIDE, 3, 2, 1),
+        ConvTranspose2d(WIDE, WIDE, 4, 2, 1),
+        ConvTranspose2d(WIDE, 3, 4, 2, 1),
     )
     x = torch.randn(2, WIDE, 8, 8)
     torch._dynamo.reset()

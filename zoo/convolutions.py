@@ -2,7 +2,9 @@
 
 A wide layer over 4x4 or 2x2 pixels, as at the bottom of an encoder and the top of a decoder, takes oneDNN two to eight
 times as long as the matrix products that it amounts to, most of it for the gradient of the weights. These layers choose
-the products there. In all but rounding they are torch's: parameters, checkpoints, results.
+the products there. And of a transposed convolution over a large map oneDNN takes longer for the gradient of the bias, a
+plain sum, than for everything else: here torch sums it. In all but rounding the layers are torch's: parameters,
+checkpoints, results.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -55,9 +58,13 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """`[B, before, h, w]` -> `[B, after, H, W]`; `output_size` is torch's, and overrides `output_padding`."""
-        if output_size is not None or not _products_are_faster(self, input, input.shape[2:]):
+        if output_size is not None:
             return super().forward(input, output_size)
+        assert self.bias is not None
         (kernel, _), (stride, _), padding = self.kernel_size, self.stride, int(self.padding[0])
+        if not _products_are_faster(self, input, input.shape[2:]):
+            out = F.conv_transpose2d(input, self.weight, self.bias.detach(), stride, padding, self.output_padding)
+            return _BiasGradient.apply(out, self.bias)
         size = [
             (n - 1) * stride - 2 * padding + kernel + more
             for n, more in zip(input.shape[2:], self.output_padding, strict=True)
@@ -66,8 +73,23 @@ class ConvTranspose2d(nn.ConvTranspose2d):
         patches = F.linear(input.flatten(2).transpose(1, 2), weight)  # [B, h w, k k after]
         patches = patches.view(len(input), -1, self.out_channels)  # [B, h w k k, after]
         out = seen_pixels(tuple(size), kernel, stride, padding).to(patches).T @ patches  # [B, H W, after]
-        assert self.bias is not None
         return (out + self.bias.to(out)).transpose(1, 2).unflatten(2, size)
+
+
+class _BiasGradient(torch.autograd.Function):
+    """Passes on `[B, C, H, W]`, to which a bias `[C]` was added out of autograd's sight, and gives the bias its due."""
+
+    @staticmethod
+    def forward(out: Tensor, bias: Tensor) -> Tensor:
+        return out
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.mark_dirty(inputs[0])  # though unchanged: what is returned would otherwise refuse in-place activations
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        return gradient, gradient.sum((0, 2, 3))
 
 
 def seen_pixels(size: tuple[int, ...], kernel: int, stride: int, padding: int) -> Tensor:
