@@ -64,7 +64,7 @@ def apart(files: list[str], processes: int) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; exit code 2 where there are no photographs."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.decoding", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="(default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=11, help="(default %(default)s)")
     arguments = parser.parse_args(argv)
     try:
         folder = find_photographs(Path(os.environ.get("DATA_ROOT", "data")))
