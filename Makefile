@@ -16,8 +16,9 @@ quickstart: install
 	@$(BIN)/python -m benchmarks.suite configs/suites/quickstart.yaml
 	@$(BIN)/python -m benchmarks.leaderboard runs/quickstart --out runs/quickstart/leaderboard
 
+# Two processes; the tests of a file stay together, as they share what they set up.
 test: install lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: install
 	$(BIN)/python -m pytest -m slow
