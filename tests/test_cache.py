@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -128,6 +129,16 @@ class TestCache:
         assert len(calls) == 2
         assert values(again) == [0, 10, 20, 30, 40, 50]
 
+    def test_nothing_is_left_of_a_build_that_was_killed(self, folder: Path) -> None:
+        names = fill(folder)
+        (folder / "5.png").write_text("hello")
+        cache.decoded(folder, names, 4, 3, None)
+        (pixels,) = cache.cache_folder().glob("*.u8")
+        pixels.unlink()
+        pixels.with_suffix(".partial").write_bytes(b"x" * 1000)
+        again, _ = cache.decoded(folder, names, 4, 3, None)
+        assert values(again) == [0, 10, 20, 30, 40]
+
     @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs /proc")
     def test_pixels_are_mapped_not_read(self, folder: Path) -> None:
         pixels, _ = cache.decoded(folder, fill(folder), 4, 3, None)
@@ -171,16 +182,14 @@ class TestCache:
         with pytest.raises(UserError, match=r"can't be written to .*file/cache \(.*\): make room .* VAE_ZOO_CACHE"):
             cache.decoded(folder, fill(folder), 4, 3, None)
 
+    @pytest.mark.parametrize("processes", [1, 2])
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
-    def test_full_disk_is_one_sentence(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        real_open = Path.open
-
-        def open_full(self: Path, *args: Any, **kwargs: Any) -> Any:
-            return real_open(Path("/dev/full") if self.suffix == ".partial" else self, *args, **kwargs)
-
-        monkeypatch.setattr(Path, "open", open_full)
+    def test_full_disk_is_one_sentence(self, folder: Path, monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
+        monkeypatch.setattr(cache, "cores", lambda: processes)
+        monkeypatch.setattr(cache, "BLOCK", 2)
+        monkeypatch.setattr(Path, "write_bytes", lambda self, _: self.symlink_to("/dev/full"))
         with pytest.raises(UserError, match=r"No space left on device\): make room for 0 MB"):
-            cache.decoded(folder, fill(folder), 4, 3, None)
+            cache.decoded(folder, fill(folder, 25), 4, 3, None)
 
     def test_place(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         assert cache.cache_folder() == tmp_path / "cache"
@@ -206,7 +215,9 @@ class TestWorkers:
 
     def test_processes_give_what_one_gives(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         names = fill(folder, 25)
-        (folder / "7.png").write_text("hello")
+        bad_ones = [7, 10, 11, 24]  # of the blocks of two: one half, one whole, the last
+        for i in bad_ones:
+            (folder / f"{i}.png").write_text("hello")
         names[3] = "a name – with 'signs\".png"
         (folder / "3.png").rename(folder / names[3])
         expected = decode.decode_many([str(folder / name) for name in names], 4, 3, None)
@@ -217,8 +228,8 @@ class TestWorkers:
         monkeypatch.setattr(decode, "decode_many", here)
         pixels, bad = cache.decoded(folder, names, 4, 3, None)
         assert pixels.numpy().tobytes() == expected[0]
-        assert values(pixels) == [10 * i for i in range(25) if i != 7]
-        assert bad == {"7.png": expected[1][str(folder / "7.png")]}
+        assert values(pixels) == [10 * i for i in range(25) if i not in bad_ones]
+        assert bad == {f"{i}.png": expected[1][str(folder / f"{i}.png")] for i in bad_ones}
 
     def test_errors_arrive(self, folder: Path) -> None:
         names = fill(folder, 25)
@@ -227,8 +238,8 @@ class TestWorkers:
 
     @pytest.mark.parametrize(
         "last_words",
-        ["", '{"length"', '{"length": 96, "bad": {}, "error": null}\nxxx'],
-        ids=["none", "header", "pixels"],
+        ["", '{"bad"'],
+        ids=["none", "half an answer"],
     )
     def test_killed_process_is_noticed(
         self, folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, last_words: str
@@ -362,16 +373,22 @@ class TestDecode:
 
     def test_work_answers_line_by_line(self, folder: Path) -> None:
         names = [str(folder / name) for name in fill(folder, 2)]
-        jobs = [[names, 4, 1, None], [names, 4, 1, 99], [names[1:], 4, 1, None]]
+        out, nowhere = folder / "out", folder / "none" / "out"
+        out.touch()
+        jobs = [
+            [str(out), 8, names, 4, 1, None],
+            [str(out), 0, names, 4, 1, 99],
+            [str(nowhere), 0, names, 4, 1, None],
+            [str(out), 0, names[1:], 2, 1, None],
+        ]
         done = subprocess.run(
             [sys.executable, decode.__file__],
             input="".join(json.dumps(job) + "\n" for job in jobs).encode(),
             capture_output=True,
             check=True,
         )
-        first, rest = done.stdout.split(b"\n", 1)
-        assert json.loads(first) == {"length": 32, "bad": {}, "error": None}
-        assert rest[:32] == bytes([0] * 16 + [10] * 16)
-        second, rest = rest[32:].split(b"\n", 1)
-        assert "too small for crop 99" in json.loads(second)["error"]
-        assert rest.split(b"\n", 1)[1] == bytes([10] * 16)
+        first, second, third, fourth = map(json.loads, done.stdout.splitlines())
+        assert first == fourth == {"bad": {}, "error": None, "unwritten": None}
+        assert "too small for crop 99" in second["error"]
+        assert third["unwritten"] == [errno.ENOENT, "No such file or directory"]
+        assert out.read_bytes() == bytes([10] * 4 + [0] * 4 + [0] * 16 + [10] * 16)

@@ -14,9 +14,8 @@ import os
 import queue
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -108,73 +107,90 @@ def _read(stem: Path) -> tuple[Tensor, dict[str, str]] | None:
 
 def _build(stem: Path, folder: Path, names: Sequence[str], size: int, channels: int, crop: int | None) -> None:
     partial = stem.with_suffix(".partial")
+    files = [str(folder / name) for name in names]
     bad: dict[str, str] = {}
     try:
-        with (
-            partial.open("wb") as out,
-            tqdm(total=len(names), desc=f"decoding {folder.name}", unit=" images", disable=None) as bar,
-        ):
-            files = [str(folder / name) for name in names]
-            for pixels, faults in decode_all(files, size, channels, crop, cores()):
-                # Written, not stored through a map: a full disk is then an error, and not a signal that kills.
-                out.write(pixels)
-                bad |= {Path(file).relative_to(folder).as_posix(): fault for file, fault in faults.items()}
+        partial.write_bytes(b"")  # one of a build that was killed may be there
+        with tqdm(total=len(names), desc=f"decoding {folder.name}", unit=" images", disable=None) as bar:
+            for faults in decode_all(files, partial, size, channels, crop, cores()):
+                bad |= faults
                 bar.update(min(BLOCK, bar.total - bar.n))
+        if bad:
+            _close_gaps(partial, [file not in bad for file in files], channels * size * size)
         partial.replace(stem.with_suffix(".u8"))
         shape = [len(names) - len(bad), channels, size, size]
-        partial.write_text(json.dumps({"shape": shape, "bad": bad}))
+        faults = {Path(file).relative_to(folder).as_posix(): fault for file, fault in bad.items()}
+        partial.write_text(json.dumps({"shape": shape, "bad": faults}))
         partial.replace(stem.with_suffix(".json"))
     finally:
         partial.unlink(missing_ok=True)
 
 
+def _close_gaps(file: Path, good: list[bool], image: int) -> None:
+    """Move the images together that `decode_all` wrote, where some were bad; `image` is the bytes of one."""
+    with file.open("r+b") as out:
+        end = 0
+        for start in range(0, len(good), BLOCK):
+            out.seek(start * image)
+            pixels = out.read(sum(good[start : start + BLOCK]) * image)
+            out.seek(end)
+            end += out.write(pixels)
+        out.truncate(end)
+
+
 def decode_all(
-    files: list[str], size: int, channels: int, crop: int | None, processes: int
-) -> Iterator[tuple[bytes, dict[str, str]]]:
-    """Yield `decode.decode_many` of each block of files, in order, worked out by at most so many processes."""
-    blocks = [files[i : i + BLOCK] for i in range(0, len(files), BLOCK)]
-    workers = min(processes, len(blocks) // 4)  # starting one costs about as much as decoding four blocks
+    files: list[str], out: Path, size: int, channels: int, crop: int | None, processes: int
+) -> Iterator[dict[str, str]]:
+    """Decode files into the file `out`, by at most so many processes; yield the bad ones of each block, in order.
+
+    The good images of a block stand side by side, from where they would stand if all before the block were good.
+
+    Raises:
+        UserError: if a file can't be read or is smaller than `crop`, or if a process was killed.
+        OSError: if `out` can't be written.
+    """
+    starts = range(0, len(files), BLOCK)
+    image = channels * size * size  # bytes
+    workers = min(processes, len(starts) // 4)  # starting one costs about as much as decoding four blocks
     if workers < 2:
-        for block in blocks:
+        for start in starts:
             try:
-                yield decode.decode_many(block, size, channels, crop)
+                pixels, bad = decode.decode_many(files[start : start + BLOCK], size, channels, crop)
             except (OSError, ValueError) as error:
                 raise UserError(str(error)) from None
+            decode.write(pixels, str(out), start * image)
+            yield bad
         return
 
     # Processes, since threads gain little: much of the work on a small image is Python's own. And plain ones, since
     # those of `multiprocessing` would fork a process that has threads, or import torch and the caller's script anew.
+    # Each writes its pixels itself: sent through a pipe they cost a tenth more, and on a shared machine a worker that
+    # waits for its pipe to be emptied loses its core.
     with ExitStack() as stack:
         idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
         for _ in range(workers):
             idle.put(stack.enter_context(_worker()))
 
-        def ask(block: list[str]) -> tuple[bytes, dict[str, str]]:
+        def ask(start: int) -> dict[str, str]:
+            question = [str(out), start * image, files[start : start + BLOCK], size, channels, crop]
             worker = idle.get()
             assert worker.stdin is not None and worker.stdout is not None
             try:
-                worker.stdin.write(json.dumps([block, size, channels, crop]).encode() + b"\n")
+                worker.stdin.write(json.dumps(question).encode() + b"\n")
                 worker.stdin.flush()
                 answer = json.loads(worker.stdout.readline())
-                pixels = worker.stdout.read(answer["length"])
-                if len(pixels) < answer["length"]:
-                    raise EOFError
-            except (OSError, ValueError, EOFError):  # a broken pipe, or half an answer
+            except (OSError, ValueError):  # a broken pipe, or half an answer
                 raise UserError("a process that decoded images was killed, perhaps for want of memory") from None
             finally:
                 idle.put(worker)
             if answer["error"]:
                 raise UserError(answer["error"])
-            return pixels, answer["bad"]
+            if answer["unwritten"]:
+                raise OSError(*answer["unwritten"])
+            bad: dict[str, str] = answer["bad"]
+            return bad
 
-        threads = stack.enter_context(ThreadPoolExecutor(workers))
-        pending: deque[Future[tuple[bytes, dict[str, str]]]] = deque()
-        for block in blocks:
-            pending.append(threads.submit(ask, block))
-            if len(pending) > 2 * workers:  # never far ahead of the disk
-                yield pending.popleft().result()
-        for future in pending:
-            yield future.result()
+        yield from stack.enter_context(ThreadPoolExecutor(workers)).map(ask, starts)
 
 
 @contextmanager

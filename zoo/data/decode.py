@@ -9,6 +9,7 @@ import json
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageOps
 
@@ -85,17 +86,36 @@ def decode_many(files: list[str], size: int, channels: int, crop: int | None) ->
     return b"".join(good), bad
 
 
+def write(pixels: bytes, out: str, position: int) -> None:
+    """Put pixels into a file that exists, so many bytes from its beginning.
+
+    Through `write`, not a memory map: a full disk is then an error, and not a signal that kills.
+    """
+    with open(out, "r+b") as file:
+        file.seek(position)
+        file.write(pixels)
+
+
 def work() -> None:
-    """Answer each line of JSON arguments of `decode_many` with a line of JSON and the bytes whose length it states."""
+    """Decode and write what each line of JSON asks for: a file, a position in it, and the arguments of `decode_many`.
+
+    The answer, a line of JSON, holds the bad files, what `decode_many` raised, and the `OSError` that writing raised.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it then closes stdin
     for line in sys.stdin.buffer:
+        out, position, *task = json.loads(line)
+        answer: dict[str, Any] = {"bad": {}, "error": None, "unwritten": None}
         try:
-            pixels, bad = decode_many(*json.loads(line))
-            answer = {"length": len(pixels), "bad": bad, "error": None}
+            pixels, answer["bad"] = decode_many(*task)
         except (OSError, ValueError) as error:
-            pixels, answer = b"", {"length": 0, "bad": {}, "error": str(error)}
-        sys.stdout.buffer.write(json.dumps(answer).encode() + b"\n" + pixels)
-        sys.stdout.buffer.flush()
+            answer["error"] = str(error)
+        else:
+            try:
+                write(pixels, out, position)
+            except OSError as error:
+                answer["unwritten"] = [error.errno, error.strerror]
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
