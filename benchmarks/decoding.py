@@ -60,7 +60,7 @@ def apart(files: list[str], processes: int) -> float:
             )
             for questions in asked
         ]
-        failed = sum(worker.wait() != 0 for worker in workers)
+        failed = any(worker.wait() for worker in workers)
         seconds = time.perf_counter() - start
         if failed or sum(os.path.getsize(out.name) for out in written) != len(files) * IMAGE:  # else it counted as fast
             raise RuntimeError("a process that decoded images failed or was killed: this is no measurement")

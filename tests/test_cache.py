@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +249,19 @@ class TestWorkers:
         monkeypatch.setattr(decode, "__file__", str(tmp_path / "dies.py"))
         with pytest.raises(UserError, match="a process that decoded images was killed"):
             cache.decoded(folder, fill(folder, 25), 4, 3, None)
+
+    def test_an_interrupted_build_ends_its_workers(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Bar(cache.tqdm):  # type: ignore[type-arg]
+            def update(self, n: float | None = 1) -> None:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(cache, "tqdm", Bar)
+        threads = threading.active_count()
+        with pytest.raises(KeyboardInterrupt) as interrupted:
+            cache.decoded(folder, fill(folder, 25), 4, 3, None)
+        assert interrupted.tb is not None  # which keeps alive what the build's frames hold
+        assert threading.active_count() == threads
+        assert {file.suffix for file in cache.cache_folder().iterdir()} <= {".lock"}
 
     def test_worker_needs_no_torch(self) -> None:
         modules = "sorted({'torch', 'zoo'} & {*sys.modules})"

@@ -119,8 +119,8 @@ def _build(stem: Path, folder: Path, names: Sequence[str], size: int, channels: 
             _close_gaps(partial, [file not in bad for file in files], channels * size * size)
         partial.replace(stem.with_suffix(".u8"))
         shape = [len(names) - len(bad), channels, size, size]
-        faults = {Path(file).relative_to(folder).as_posix(): fault for file, fault in bad.items()}
-        partial.write_text(json.dumps({"shape": shape, "bad": faults}))
+        by_name = {Path(file).relative_to(folder).as_posix(): fault for file, fault in bad.items()}
+        partial.write_text(json.dumps({"shape": shape, "bad": by_name}))
         partial.replace(stem.with_suffix(".json"))
     finally:
         partial.unlink(missing_ok=True)
