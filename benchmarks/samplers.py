@@ -22,11 +22,11 @@ from torch import Tensor
 
 from benchmarks.core import Subject
 from zoo.base import BaseVAE
-from zoo.distributions import standard_normal
+from zoo.parts.distributions import standard_normal
 from zoo.errors import UserError
 from zoo.evaluate import evaluation_batches
 from zoo.pictures import to_unit
-from zoo.priors import SecondStage
+from zoo.parts.priors import SecondStage
 from zoo.registry import Registry
 
 LATENT_BATCH = 500

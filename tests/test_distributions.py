@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Laplace, Normal, kl_divergence
 
 from zoo.base import SYMMETRIC, UNIT, ImageSpec
-from zoo.distributions import Likelihood, gaussian_kl, gaussian_log_prob, standard_normal
+from zoo.parts.distributions import Likelihood, gaussian_kl, gaussian_log_prob, standard_normal
 from zoo.errors import UserError
 
 IMAGE = ImageSpec(2, 3, 5)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from zoo.divergences import SCALES, Kernel, covariance, kernel_matrix, mmd, permute_dims, sliced_wasserstein
+from zoo.parts.divergences import SCALES, Kernel, covariance, kernel_matrix, mmd, permute_dims, sliced_wasserstein
 
 KERNELS: tuple[Kernel, ...] = ("imq", "rbf")
 

@@ -12,8 +12,8 @@ from torch.autograd.functional import jacobian
 
 from tests.runs import small
 from zoo.base import ImageSpec
-from zoo.distributions import gaussian_log_prob
-from zoo.flows import AutoregressiveStep, FlowVAE, planar
+from zoo.parts.distributions import gaussian_log_prob
+from zoo.parts.flows import AutoregressiveStep, FlowVAE, planar
 from zoo.models import create
 
 DIM = 4

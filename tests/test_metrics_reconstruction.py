@@ -22,7 +22,7 @@ from tests.test_samplers import Flat, Rank, make_subject
 from zoo.base import SYMMETRIC, UNIT, ImageSpec
 from zoo.data import Images
 from zoo.errors import UserError
-from zoo.similarity import BETAS, scale_weights
+from zoo.parts.similarity import BETAS, scale_weights
 
 
 class Noisy(Flat):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from zoo.quantizers import REVIVED_BELOW, FiniteScalarQuantizer, VectorQuantizer, perplexity, usage_counts
+from zoo.parts.quantizers import REVIVED_BELOW, FiniteScalarQuantizer, VectorQuantizer, perplexity, usage_counts
 
 LEVELS = ([3], [4], [8, 5, 5], [6, 3, 4, 7])
 

@@ -18,9 +18,9 @@ from benchmarks.metrics.fid import frechet_distance
 from zoo.base import BaseVAE, Batch, ImageSpec, VAEOutput
 from zoo.config import BenchmarkConfig, Config, DataConfig, ModelConfig
 from zoo.data import Data, Images
-from zoo.distributions import standard_normal
+from zoo.parts.distributions import standard_normal
 from zoo.errors import UserError
-from zoo.priors import SecondStage
+from zoo.parts.priors import SecondStage
 
 CENTRES = torch.tensor([[-2.0, -2.0], [2.0, -2.0], [0.0, 3.0]])
 SHARES = torch.tensor([0.7, 0.2, 0.1])

@@ -13,7 +13,7 @@ from scipy.integrate import quad
 from scipy.special import gammaln, ive
 from scipy.stats import vonmises_fisher
 
-from zoo.sphere import MAX_KAPPA, Sphere, VonMisesFisher
+from zoo.parts.sphere import MAX_KAPPA, Sphere, VonMisesFisher
 
 DIMS = (2, 3, 5, 20, 100)
 KAPPAS = (0.01, 1.0, 10.0, 100.0, MAX_KAPPA)

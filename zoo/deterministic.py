@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import ImageSpec, VAEOutput
-from zoo.distributions import standard_normal
+from zoo.parts.distributions import standard_normal
 from zoo.latent import NetVAE
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec
 from zoo.latent import LatentVAE
-from zoo.priors import AutoregressivePrior
-from zoo.quantizers import FiniteScalarQuantizer, VectorQuantizer, perplexity, usage_counts
+from zoo.parts.priors import AutoregressivePrior
+from zoo.parts.quantizers import FiniteScalarQuantizer, VectorQuantizer, perplexity, usage_counts
 
 
 class CodePosterior:
@@ -129,7 +129,7 @@ class CodeVAE(LatentVAE):
 
 
 class QuantisedVAE(CodeVAE):
-    """Codes by rounding: the posterior is a point. A subclass sets `quantizer`, of `zoo.quantizers`."""
+    """Codes by rounding: the posterior is a point. A subclass sets `quantizer`, of `zoo.parts.quantizers`."""
 
     stochastic = False
     batch_terms = ("perplexity",)

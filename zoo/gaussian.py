@@ -9,7 +9,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, VAEOutput
-from zoo.distributions import DiagonalGaussian, Posterior, gaussian_kl, gaussian_sample
+from zoo.parts.distributions import DiagonalGaussian, Posterior, gaussian_kl, gaussian_sample
 from zoo.latent import LatentVAE
 
 

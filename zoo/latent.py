@@ -10,7 +10,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from zoo.base import BaseVAE, Batch, ImageSpec, VAEOutput
-from zoo.distributions import Activation, Likelihood, Posterior, Reconstruction, gaussian_log_prob, standard_normal
+from zoo.parts.distributions import Activation, Likelihood, Posterior, Reconstruction, gaussian_log_prob, standard_normal
 from zoo.nets import build_net
 
 # Only decoding is costly, so K samples of an image are worked off in pieces of so many images.

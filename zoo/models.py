@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from zoo.base import UNIT, VARIANTS, BaseVAE, ImageSpec
-from zoo.distributions import ACTIVATION_RANGE
+from zoo.parts.distributions import ACTIVATION_RANGE
 from zoo.nets import NETS
 from zoo.options import check_options, signature_options
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from zoo import drawing
 from zoo.base import BaseVAE, Batch
-from zoo.distributions import gaussian_kl
+from zoo.parts.distributions import gaussian_kl
 
 CELL = 64  # pixels: the least that an image's longer side is enlarged to, and the most that it is left at
 MAX_CLASSES = 20  # that have a row or a colour each

@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.core import Score, Subject, register_metric
 from zoo.errors import UserError
-from zoo.quantizers import perplexity, usage_counts
+from zoo.parts.quantizers import perplexity, usage_counts
 
 POINTS = 10_000
 

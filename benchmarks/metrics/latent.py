@@ -13,7 +13,7 @@ from torch import Tensor
 from benchmarks.core import Score, Subject, register_metric
 from benchmarks.metrics.likelihood import elbo_and_kl
 from zoo.data import Images
-from zoo.distributions import gaussian_kl, gaussian_log_prob, standard_normal
+from zoo.parts.distributions import gaussian_kl, gaussian_log_prob, standard_normal
 from zoo.errors import UserError
 
 POINTS = 10_000

@@ -17,7 +17,7 @@ from pydantic import PositiveInt
 from benchmarks.core import Score, Subject, register_metric
 from zoo.base import BaseVAE
 from zoo.data import Images
-from zoo.distributions import Likelihood
+from zoo.parts.distributions import Likelihood
 from zoo.errors import UserError
 from zoo.evaluate import evaluate_terms
 

@@ -3,7 +3,7 @@
 import torch
 
 from zoo import Batch, GaussianVAE, register
-from zoo.distributions import gaussian_kl
+from zoo.parts.distributions import gaussian_kl
 
 
 @register("still")

@@ -15,8 +15,8 @@ from torch.distributions import Normal
 import zoo
 from tests.runs import make_config, rows, run, small
 from zoo.base import Batch, ImageSpec
-from zoo.distributions import gaussian_kl
-from zoo.divergences import permute_dims
+from zoo.parts.distributions import gaussian_kl
+from zoo.parts.divergences import permute_dims
 from zoo.gaussian import GaussianVAE
 from zoo.models import create
 from zoo.testing import random_batch

@@ -10,7 +10,7 @@ from torch.distributions import Normal
 
 from tests.runs import small
 from zoo.base import ImageSpec
-from zoo.hierarchy import merged
+from zoo.parts.hierarchy import merged
 from zoo.models import create
 from zoo.testing import random_batch
 from zoo.variants.ladder import LadderVAE

@@ -13,7 +13,7 @@ from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure, Struc
 from tests.runs import small
 from tests.test_features import pictures
 from zoo.base import SYMMETRIC, UNIT, Batch, ImageSpec
-from zoo.distributions import Likelihood
+from zoo.parts.distributions import Likelihood
 from zoo.gaussian import GaussianVAE
 from zoo.models import create
 from zoo.testing import random_batch
@@ -133,7 +133,7 @@ def test_shared_sigma_learns_by_gradient() -> None:
 @pytest.mark.parametrize("size", [16, 32, 64, 180])
 def test_similarity_is_torchmetrics(size: int, range: tuple[float, float]) -> None:
     """With as many scales as fit; at 180 pixels, the five of the paper with its weights."""
-    from zoo.similarity import scale_weights, window
+    from zoo.parts.similarity import scale_weights, window
 
     recon = "bce" if range == UNIT else "mse"
     model = model_of("ms_ssim", ImageSpec(1, size, size, range), recon=recon)

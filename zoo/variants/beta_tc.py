@@ -25,7 +25,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.distributions import gaussian_kl, gaussian_log_prob
+from zoo.parts.distributions import gaussian_kl, gaussian_log_prob
 from zoo.errors import UserError
 from zoo.gaussian import GaussianVAE
 

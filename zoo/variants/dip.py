@@ -19,8 +19,8 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.distributions import gaussian_kl
-from zoo.divergences import covariance
+from zoo.parts.distributions import gaussian_kl
+from zoo.parts.divergences import covariance
 from zoo.gaussian import GaussianVAE
 
 

@@ -22,8 +22,8 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.distributions import gaussian_kl
-from zoo.divergences import permute_dims
+from zoo.parts.distributions import gaussian_kl
+from zoo.parts.divergences import permute_dims
 from zoo.gaussian import GaussianVAE
 from zoo.nets import latent_critic
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.discrete import QuantisedVAE
-from zoo.quantizers import FiniteScalarQuantizer
+from zoo.parts.quantizers import FiniteScalarQuantizer
 
 Levels = Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1)]
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.latent import LatentVAE
-from zoo.sphere import MAX_KAPPA, Sphere, VonMisesFisher
+from zoo.parts.sphere import MAX_KAPPA, Sphere, VonMisesFisher
 
 
 @register("hyperspherical")

@@ -16,7 +16,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import ImageSpec, register
-from zoo.flows import AutoregressiveStep, Flow, FlowVAE
+from zoo.parts.flows import AutoregressiveStep, Flow, FlowVAE
 
 
 @register("iaf")

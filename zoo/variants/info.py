@@ -8,7 +8,7 @@ as its aggregate is the prior. `scale` is the paper's lambda.
 Logs:
     mmd: squared maximum mean discrepancy of the batch's latents and as many draws of the prior, unbiased.
 
-Departs from the paper: the kernel is a choice of two, see `zoo.divergences.kernel_matrix`; q(z) is estimated on each
+Departs from the paper: the kernel is a choice of two, see `zoo.parts.divergences.kernel_matrix`; q(z) is estimated on each
 rank, from its own images.
 """
 
@@ -19,8 +19,8 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.distributions import gaussian_kl
-from zoo.divergences import Kernel, mmd
+from zoo.parts.distributions import gaussian_kl
+from zoo.parts.divergences import Kernel, mmd
 from zoo.gaussian import GaussianVAE
 
 

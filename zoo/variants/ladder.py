@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.config import Fraction
-from zoo.distributions import gaussian_kl_between, gaussian_log_prob, gaussian_sample, standard_normal
-from zoo.hierarchy import Gaussian, LadderPosterior
+from zoo.parts.distributions import gaussian_kl_between, gaussian_log_prob, gaussian_sample, standard_normal
+from zoo.parts.hierarchy import Gaussian, LadderPosterior
 from zoo.latent import LatentVAE
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import PositiveFloat
 
 from zoo.base import ImageSpec, register
-from zoo.distributions import Likelihood
+from zoo.parts.distributions import Likelihood
 from zoo.gaussian import GaussianVAE
 
 

@@ -19,9 +19,9 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from zoo.base import BaseVAE, Batch, ImageSpec, register
-from zoo.distributions import gaussian_kl
+from zoo.parts.distributions import gaussian_kl
 from zoo.gaussian import GaussianVAE
-from zoo.similarity import scale_weights, window
+from zoo.parts.similarity import scale_weights, window
 
 
 @register("ms_ssim")

@@ -15,7 +15,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import ImageSpec, register
-from zoo.flows import Flow, FlowVAE, planar
+from zoo.parts.flows import Flow, FlowVAE, planar
 
 
 @register("planar")

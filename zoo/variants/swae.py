@@ -20,7 +20,7 @@ from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.deterministic import Autoencoder
-from zoo.divergences import sliced_wasserstein
+from zoo.parts.divergences import sliced_wasserstein
 
 
 @register("swae")

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.gaussian import GaussianVAE
-from zoo.priors import SecondStage
+from zoo.parts.priors import SecondStage
 
 
 @register("two_stage")

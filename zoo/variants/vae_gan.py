@@ -26,7 +26,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import BaseVAE, Batch, ImageSpec, register
-from zoo.distributions import gaussian_kl
+from zoo.parts.distributions import gaussian_kl
 from zoo.gaussian import GaussianVAE
 from zoo.nets import build_net
 from zoo.options import signature_options

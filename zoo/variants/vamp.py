@@ -17,7 +17,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.distributions import gaussian_sample
+from zoo.parts.distributions import gaussian_sample
 from zoo.gaussian import GaussianVAE
 from zoo.latent import LatentVAE
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.discrete import QuantisedVAE
-from zoo.quantizers import VectorQuantizer, straight_through
+from zoo.parts.quantizers import VectorQuantizer, straight_through
 
 
 @register("vq")

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.deterministic import Autoencoder
-from zoo.divergences import Kernel, mmd
+from zoo.parts.divergences import Kernel, mmd
 
 
 @register("wae_mmd")

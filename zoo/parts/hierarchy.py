@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from zoo.distributions import gaussian_log_prob, gaussian_sample
+from zoo.parts.distributions import gaussian_log_prob, gaussian_sample
 
 Gaussian = tuple[Tensor, Tensor]  # mean and log variance
 

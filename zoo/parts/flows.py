@@ -12,7 +12,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import ImageSpec
-from zoo.distributions import DiagonalGaussian, Posterior
+from zoo.parts.distributions import DiagonalGaussian, Posterior
 from zoo.latent import LatentVAE
 
 # From z `[k, B, D]` to f(z) `[k, B, D]` and log |det df/dz| `[k, B]`.

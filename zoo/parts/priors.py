@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.distributions import gaussian_kl, gaussian_log_prob, gaussian_sample, standard_normal
+from zoo.parts.distributions import gaussian_kl, gaussian_log_prob, gaussian_sample, standard_normal
 
 
 class AutoregressivePrior(nn.Module):

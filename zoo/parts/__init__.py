@@ -1,0 +1,1 @@
+"""What papers are made of: distributions, divergences, flows, priors, quantizers. Variants call them."""
