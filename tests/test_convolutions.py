@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from zoo import convolutions
-from zoo.convolutions import SMALL, WIDE, Conv2d, ConvTranspose2d, seen_pixels
+from zoo.nets import convolutions
+from zoo.nets.convolutions import SMALL, WIDE, Conv2d, ConvTranspose2d, seen_pixels
 
 
 @pytest.fixture

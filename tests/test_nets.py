@@ -15,7 +15,7 @@ from zoo.base import ImageSpec
 from zoo.errors import UserError
 from zoo.gaussian import GaussianVAE
 from zoo.models import create
-from zoo.nets import NETS, Net, build_net, label_vector
+from zoo.nets.pairs import NETS, Net, build_net, label_vector
 
 SMALL: dict[str, dict[str, Any]] = {
     "mlp": {"hidden_dims": [7]},
@@ -40,7 +40,7 @@ def check(net: Net, image: ImageSpec, in_channels: int) -> None:
 
 def test_every_net_is_tested() -> None:
     assert {entry.name for entry in NETS} >= SMALL.keys()
-    assert {entry.name for entry in NETS if entry.target.__module__ == "zoo.nets"} == SMALL.keys()
+    assert {entry.name for entry in NETS if entry.target.__module__ == "zoo.nets.pairs"} == SMALL.keys()
 
 
 @pytest.mark.parametrize("size", [16, 32, 64])

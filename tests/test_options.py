@@ -12,7 +12,7 @@ from zoo.base import ImageSpec
 from zoo.config import Fraction
 from zoo.errors import UserError
 from zoo.models import create, model_options, preferred_range
-from zoo.nets import Widths
+from zoo.nets.pairs import Widths
 from zoo.options import check_options, signature_options, type_name
 
 

@@ -13,7 +13,7 @@ import torch
 
 from zoo.base import VARIANTS, BaseVAE, ImageSpec
 from zoo.models import create, model_options, preferred_range
-from zoo.nets import NETS
+from zoo.nets.pairs import NETS
 from zoo.options import type_name
 from zoo.testing import random_batch
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from zoo.base import UNIT, VARIANTS, BaseVAE, ImageSpec
 from zoo.parts.distributions import ACTIVATION_RANGE
-from zoo.nets import NETS
+from zoo.nets.pairs import NETS
 from zoo.options import check_options, signature_options
 
 

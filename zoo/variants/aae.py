@@ -22,7 +22,7 @@ from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.deterministic import Autoencoder
-from zoo.nets import latent_critic
+from zoo.nets.pairs import latent_critic
 
 
 @register("aae")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from zoo.base import ImageSpec, register
 from zoo.errors import UserError
 from zoo.gaussian import GaussianVAE
-from zoo.nets import label_vector
+from zoo.nets.pairs import label_vector
 
 
 @register("conditional")

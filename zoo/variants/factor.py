@@ -25,7 +25,7 @@ from zoo.base import Batch, ImageSpec, register
 from zoo.parts.distributions import gaussian_kl
 from zoo.parts.divergences import permute_dims
 from zoo.gaussian import GaussianVAE
-from zoo.nets import latent_critic
+from zoo.nets.pairs import latent_critic
 
 
 @register("factor")

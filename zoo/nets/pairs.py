@@ -17,7 +17,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import SYMMETRIC, ImageSpec
-from zoo.convolutions import Conv2d, ConvTranspose2d
+from zoo.nets.convolutions import Conv2d, ConvTranspose2d
 from zoo.errors import UserError
 from zoo.options import check_options, signature_options
 from zoo.registry import Registry
