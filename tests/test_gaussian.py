@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from zoo import latent
+from zoo.families import latent
 from zoo.base import SYMMETRIC, Batch, ImageSpec
-from zoo.gaussian import GaussianVAE
+from zoo.families.gaussian import GaussianVAE
 from zoo.testing import random_batch
 
 IMAGE = ImageSpec(1, 6, 6)

@@ -22,7 +22,7 @@ from benchmarks.metrics.latent import (
 from zoo.base import ImageSpec
 from zoo.config import Config
 from zoo.data import Data, Images
-from zoo.gaussian import GaussianVAE
+from zoo.families.gaussian import GaussianVAE
 
 
 class KnownPosterior(GaussianVAE):

@@ -29,7 +29,7 @@ from zoo.base import BaseVAE, Batch, ImageSpec
 from zoo.config import Config
 from zoo.data import Data, Images, build_data, to_float
 from zoo.errors import UserError
-from zoo.gaussian import GaussianVAE
+from zoo.families.gaussian import GaussianVAE
 
 PIXELS, LATENT = 4, 2
 WEIGHT = torch.tensor([[0.6, 0.0], [0.3, 0.0], [0.0, 0.4], [0.0, -0.2]])  # orthogonal columns
@@ -111,7 +111,7 @@ def test_an_inexact_posterior_converges_to_the_closed_form(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("k", [1, 7, 200])
 def test_exactly_k_samples_are_decoded_in_chunks(k: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.latent.IMAGES_PER_CHUNK", 1000)
+    monkeypatch.setattr("zoo.families.latent.IMAGES_PER_CHUNK", 1000)
     model = LinearGaussian(1.6)
     nll(subject_of(model, noise(120, 1, 2, 2), tmp_path), k=k)  # batches of 50, 50 and 20
     assert sum(model.decoded) == 120 * k

@@ -13,7 +13,7 @@ from torch import nn
 
 from zoo.base import ImageSpec
 from zoo.errors import UserError
-from zoo.gaussian import GaussianVAE
+from zoo.families.gaussian import GaussianVAE
 from zoo.models import create
 from zoo.nets.pairs import NETS, Net, build_net, label_vector
 

@@ -21,7 +21,7 @@ from zoo import drawing, pictures
 from zoo.base import BaseVAE, Batch
 from zoo.config import Config
 from zoo.data import Data, Images, to_float
-from zoo.latent import NetVAE
+from zoo.families.latent import NetVAE
 
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.runs import small
 from zoo.base import Batch, ImageSpec
-from zoo.latent import LatentVAE
+from zoo.families.latent import LatentVAE
 from zoo.models import create
 from zoo.testing import random_batch
 from zoo.variants.iwae import IWAE, grouped_bound

@@ -15,7 +15,7 @@ from tests.runs import small
 from tests.test_samplers import make_subject
 from zoo.base import Batch, ImageSpec
 from zoo.data import Images
-from zoo.discrete import CategoricalPosterior, CodeVAE
+from zoo.families.discrete import CategoricalPosterior, CodeVAE
 from zoo.models import create
 from zoo.testing import random_batch
 from zoo.variants.categorical import CategoricalVAE

@@ -14,7 +14,7 @@ from tests.runs import small
 from tests.test_features import pictures
 from zoo.base import SYMMETRIC, UNIT, Batch, ImageSpec
 from zoo.parts.distributions import Likelihood
-from zoo.gaussian import GaussianVAE
+from zoo.families.gaussian import GaussianVAE
 from zoo.models import create
 from zoo.testing import random_batch
 from zoo.variants.ms_ssim import MSSSIMVAE

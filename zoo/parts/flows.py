@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from zoo.base import ImageSpec
 from zoo.parts.distributions import DiagonalGaussian, Posterior
-from zoo.latent import LatentVAE
+from zoo.families.latent import LatentVAE
 
 # From z `[k, B, D]` to f(z) `[k, B, D]` and log |det df/dz| `[k, B]`.
 Flow = Callable[[Tensor], tuple[Tensor, Tensor]]

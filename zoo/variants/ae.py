@@ -11,7 +11,7 @@ Departs from the paper: the latent is not normalised, and its size is an option.
 from torch import Tensor
 
 from zoo.base import Batch, register
-from zoo.deterministic import Autoencoder
+from zoo.families.deterministic import Autoencoder
 
 
 @register("ae")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.config import Fraction
-from zoo.gaussian import GaussianVAE
+from zoo.families.gaussian import GaussianVAE
 
 
 @register("beta")

@@ -19,7 +19,7 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.gaussian import GaussianVAE
+from zoo.families.gaussian import GaussianVAE
 
 
 @register("beta_capacity")

@@ -27,7 +27,7 @@ from torch import Tensor
 from zoo.base import Batch, ImageSpec, register
 from zoo.parts.distributions import gaussian_kl, gaussian_log_prob
 from zoo.errors import UserError
-from zoo.gaussian import GaussianVAE
+from zoo.families.gaussian import GaussianVAE
 
 
 def stratified_log_weights(batch: int, n: int, device: torch.device | None = None) -> Tensor:

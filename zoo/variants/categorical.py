@@ -27,7 +27,7 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.discrete import CategoricalPosterior, CodeVAE
+from zoo.families.discrete import CategoricalPosterior, CodeVAE
 from zoo.errors import UserError
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from zoo.base import ImageSpec, register
 from zoo.errors import UserError
-from zoo.gaussian import GaussianVAE
+from zoo.families.gaussian import GaussianVAE
 from zoo.nets.pairs import label_vector
 
 

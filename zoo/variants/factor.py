@@ -24,7 +24,7 @@ from torch import Tensor
 from zoo.base import Batch, ImageSpec, register
 from zoo.parts.distributions import gaussian_kl
 from zoo.parts.divergences import permute_dims
-from zoo.gaussian import GaussianVAE
+from zoo.families.gaussian import GaussianVAE
 from zoo.nets.pairs import latent_critic
 
 

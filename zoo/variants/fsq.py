@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.discrete import QuantisedVAE
+from zoo.families.discrete import QuantisedVAE
 from zoo.parts.quantizers import FiniteScalarQuantizer
 
 Levels = Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1)]

@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.latent import LatentVAE
+from zoo.families.latent import LatentVAE
 from zoo.parts.sphere import MAX_KAPPA, Sphere, VonMisesFisher
 
 

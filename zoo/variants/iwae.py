@@ -20,7 +20,7 @@ from pydantic import PositiveInt
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.gaussian import GaussianVAE
+from zoo.families.gaussian import GaussianVAE
 
 
 def grouped_bound(log_weights: Tensor, groups: int) -> Tensor:

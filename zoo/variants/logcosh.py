@@ -14,7 +14,7 @@ from pydantic import PositiveFloat
 
 from zoo.base import ImageSpec, register
 from zoo.parts.distributions import Likelihood
-from zoo.gaussian import GaussianVAE
+from zoo.families.gaussian import GaussianVAE
 
 
 @register("logcosh")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from zoo.base import BaseVAE, Batch, ImageSpec, register
 from zoo.parts.distributions import gaussian_kl
-from zoo.gaussian import GaussianVAE
+from zoo.families.gaussian import GaussianVAE
 from zoo.parts.similarity import scale_weights, window
 
 

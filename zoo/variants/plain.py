@@ -9,7 +9,7 @@ is a Gaussian of fixed variance 1/2, where the paper's decoder predicts a varian
 """
 
 from zoo.base import register
-from zoo.gaussian import GaussianVAE
+from zoo.families.gaussian import GaussianVAE
 
 
 @register("mlp", "fully connected 784-400-20, binary cross-entropy", net="mlp", latent_dim=20, recon="bce")

@@ -23,7 +23,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.deterministic import Autoencoder
+from zoo.families.deterministic import Autoencoder
 
 
 class RegularisedAutoencoder(Autoencoder):

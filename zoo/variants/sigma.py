@@ -22,7 +22,7 @@ from torch import Tensor
 from zoo import ranks
 from zoo.base import Batch, ImageSpec, register
 from zoo.parts.distributions import gaussian_kl
-from zoo.gaussian import GaussianVAE
+from zoo.families.gaussian import GaussianVAE
 
 MOMENTUM = 0.01
 

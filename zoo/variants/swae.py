@@ -19,7 +19,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.deterministic import Autoencoder
+from zoo.families.deterministic import Autoencoder
 from zoo.parts.divergences import sliced_wasserstein
 
 

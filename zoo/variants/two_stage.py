@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.gaussian import GaussianVAE
+from zoo.families.gaussian import GaussianVAE
 from zoo.parts.priors import SecondStage
 
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from zoo.base import BaseVAE, Batch, ImageSpec, register
 from zoo.parts.distributions import gaussian_kl
-from zoo.gaussian import GaussianVAE
+from zoo.families.gaussian import GaussianVAE
 from zoo.nets.pairs import build_net
 from zoo.options import signature_options
 

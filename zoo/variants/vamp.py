@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.parts.distributions import gaussian_sample
-from zoo.gaussian import GaussianVAE
-from zoo.latent import LatentVAE
+from zoo.families.gaussian import GaussianVAE
+from zoo.families.latent import LatentVAE
 
 
 @register("vamp")

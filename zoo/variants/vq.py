@@ -25,7 +25,7 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.discrete import QuantisedVAE
+from zoo.families.discrete import QuantisedVAE
 from zoo.parts.quantizers import VectorQuantizer, straight_through
 
 

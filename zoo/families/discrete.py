@@ -10,7 +10,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec
-from zoo.latent import LatentVAE
+from zoo.families.latent import LatentVAE
 from zoo.parts.priors import AutoregressivePrior
 from zoo.parts.quantizers import FiniteScalarQuantizer, VectorQuantizer, perplexity, usage_counts
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo.base import ImageSpec, VAEOutput
 from zoo.parts.distributions import standard_normal
-from zoo.latent import NetVAE
+from zoo.families.latent import NetVAE
 
 
 class Autoencoder(NetVAE):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, VAEOutput
 from zoo.parts.distributions import DiagonalGaussian, Posterior, gaussian_kl, gaussian_sample
-from zoo.latent import LatentVAE
+from zoo.families.latent import LatentVAE
 
 
 class GaussianVAE(LatentVAE):
