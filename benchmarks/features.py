@@ -38,7 +38,7 @@ from benchmarks.core import Score, Subject
 from zoo.data import Images
 from zoo.errors import UserError
 from zoo.options import signature_options
-from zoo.pictures import to_unit
+from zoo.pictures.of_models import to_unit
 from zoo.registry import Registry
 
 BATCH = 50  # images generated and looked at together; fixed, since noise is seeded by batch number

@@ -25,7 +25,7 @@ from zoo.base import BaseVAE
 from zoo.parts.distributions import standard_normal
 from zoo.errors import UserError
 from zoo.evaluate import evaluation_batches
-from zoo.pictures import to_unit
+from zoo.pictures.of_models import to_unit
 from zoo.parts.priors import SecondStage
 from zoo.registry import Registry
 

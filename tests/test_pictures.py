@@ -17,10 +17,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 import zoo
-from zoo import drawing, pictures
+from zoo.pictures import drawing
+from zoo.pictures import of_models as pictures
 from zoo.base import BaseVAE, Batch, ImageSpec, VAEOutput
-from zoo.drawing import BREAK, MARGIN, PAD
-from zoo.pictures import CELL
+from zoo.pictures.drawing import BREAK, MARGIN, PAD
+from zoo.pictures.of_models import CELL
 
 TONE = 3 / 255  # how far a palette may shift a grey tone
 

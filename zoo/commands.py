@@ -41,7 +41,7 @@ def run_sample(arguments: argparse.Namespace) -> int:
     """Write a grid of images drawn from a trained model."""
     import torch
 
-    from zoo import pictures
+    from zoo.pictures import of_models as pictures
     from zoo.checkpoint import load
 
     if arguments.n < 1:

@@ -29,7 +29,7 @@ from zoo import ranks
 from zoo.base import BaseVAE, Batch
 from zoo.checkpoint import MODEL_FILE, Checkpoints, load_state, snapshot, weights_of, write_weights
 from zoo.data import batches, dequantise, mirror, random_crop, to_float
-from zoo.drawing import Painter
+from zoo.pictures.drawing import Painter
 from zoo.errors import Diverged, UserError
 from zoo.evaluate import METRICS_FILE, evaluate_terms, write_progress_pictures
 from zoo.optimizers import Stepper, learning_rate, make_optimizer

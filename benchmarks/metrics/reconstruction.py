@@ -22,7 +22,7 @@ from benchmarks import features
 from benchmarks.core import Score, Subject, register_metric
 from benchmarks.metrics.fid import frechet_distance, protocol
 from zoo.errors import UserError
-from zoo.pictures import to_unit
+from zoo.pictures.of_models import to_unit
 from zoo.parts.similarity import WINDOW, scale_weights
 
 LPIPS_MIN_SIZE = 31

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from zoo import drawing
+from zoo.pictures import drawing
 from zoo.base import BaseVAE, Batch
 from zoo.parts.distributions import gaussian_kl
 
@@ -26,7 +26,7 @@ MAX_CLASSES = 20  # that have a row or a colour each
 MAX_POINTS = 5_000
 PER_CLASS = 8
 
-Draws = ModuleType | drawing.Painter  # the module `zoo.drawing`, at once; or a painter, meanwhile
+Draws = ModuleType | drawing.Painter  # the module `zoo.pictures.drawing`, at once; or a painter, meanwhile
 
 
 def to_unit(images: Tensor, range: tuple[float, float]) -> Tensor:
