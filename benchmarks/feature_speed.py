@@ -26,7 +26,7 @@ from benchmarks.features import Extractor, Inception
 from benchmarks.metrics.fid import fid
 from zoo.config import Config, check
 from zoo.data import build_data
-from zoo.models import create
+from zoo.create import create
 
 
 def pytorch_fid_network() -> nn.Module:

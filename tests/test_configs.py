@@ -11,7 +11,7 @@ import torch
 from zoo.base import ImageSpec
 from zoo.config import load_config
 from zoo.data import DATASETS
-from zoo.models import create, preferred_range
+from zoo.create import create, preferred_range
 from zoo.options import check_options, signature_options
 from zoo.testing import random_batch
 

@@ -14,7 +14,7 @@ from tests.runs import small
 from zoo.base import ImageSpec
 from zoo.parts.distributions import gaussian_log_prob
 from zoo.parts.flows import AutoregressiveStep, FlowVAE, planar
-from zoo.models import create
+from zoo.create import create
 
 DIM = 4
 

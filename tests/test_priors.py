@@ -12,7 +12,7 @@ from torch import Tensor
 from tests.runs import small
 from zoo.base import ImageSpec
 from zoo.parts.distributions import gaussian_log_prob
-from zoo.models import create
+from zoo.create import create
 from zoo.parts.priors import AutoregressivePrior, SecondStage
 from zoo.testing import random_batch
 from zoo.variants.two_stage import TwoStageVAE

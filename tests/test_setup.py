@@ -18,7 +18,7 @@ from tests.runs import ROOT, digest, make_config, run, small
 from zoo import setup
 from zoo.base import VARIANTS, ImageSpec
 from zoo.errors import UserError
-from zoo.models import create
+from zoo.create import create
 from zoo.setup import check_shardable, choose_precision, set_up, tune
 from zoo.train import Trainer, TrainStep
 

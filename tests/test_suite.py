@@ -211,7 +211,7 @@ def test_a_real_run_is_trained_and_scored(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "suites").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_suites_that_come_along_fit_the_config_and_the_variants(path: Path) -> None:
-    from zoo.models import model_options
+    from zoo.create import model_options
 
     jobs = grid(load_suite(path))
     assert len({job.out for job in jobs}) == len(jobs)

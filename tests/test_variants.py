@@ -15,7 +15,7 @@ from tests.runs import SMALLER, small
 from zoo.base import SYMMETRIC, VARIANTS, Batch, ImageSpec
 from zoo.errors import UserError
 from zoo.families.gaussian import GaussianVAE
-from zoo.models import create, model_options, preferred_range
+from zoo.create import create, model_options, preferred_range
 from zoo.testing import check_variant, random_batch
 from zoo.variants.beta import BetaVAE
 from zoo.variants.conditional import ConditionalVAE

@@ -29,7 +29,7 @@ from torch import Tensor
 from zoo.base import BaseVAE, ImageSpec
 from zoo.config import ModelConfig
 from zoo.errors import UserError
-from zoo.models import create
+from zoo.create import create
 from zoo.registry import load_plugin
 from zoo.sharding import put_together
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from zoo.base import VARIANTS, BaseVAE, ImageSpec
-from zoo.models import create, model_options, preferred_range
+from zoo.create import create, model_options, preferred_range
 from zoo.nets.pairs import NETS
 from zoo.options import type_name
 from zoo.testing import random_batch

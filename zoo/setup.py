@@ -21,7 +21,7 @@ from zoo.base import VARIANTS, BaseVAE, Batch
 from zoo.config import Config
 from zoo.data import Data, build_data
 from zoo.errors import UserError
-from zoo.models import create, preferred_range
+from zoo.create import create, preferred_range
 from zoo.registry import load_plugin
 
 if torch.distributed.is_available():

@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zoo.base import UNIT, BaseVAE, Batch, ImageSpec
 from zoo.checkpoint import load, weights_of, write_weights
 from zoo.config import ModelConfig
-from zoo.models import create, preferred_range
+from zoo.create import create, preferred_range
 
 IMAGES = 4  # in the batch that everything is tried on
 

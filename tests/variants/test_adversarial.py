@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.runs import make_config, rows, run, small
 from zoo.base import BaseVAE, Batch, ImageSpec
 from zoo.errors import UserError
-from zoo.models import create
+from zoo.create import create
 from zoo.testing import random_batch
 from zoo.variants.aae import AdversarialAutoencoder
 from zoo.variants.vae_gan import VAEGAN

@@ -14,7 +14,7 @@ from torch import Tensor
 from tests.runs import small
 from zoo.base import Batch, ImageSpec
 from zoo.families.latent import LatentVAE
-from zoo.models import create
+from zoo.create import create
 from zoo.testing import random_batch
 from zoo.variants.iwae import IWAE, grouped_bound
 

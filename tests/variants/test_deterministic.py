@@ -13,7 +13,7 @@ from tests.runs import small
 from tests.test_samplers import make_subject
 from zoo.base import ImageSpec
 from zoo.data import Images
-from zoo.models import create
+from zoo.create import create
 from zoo.testing import random_batch
 from zoo.variants.rae import GradientRAE, RegularisedAutoencoder, WeightRAE
 

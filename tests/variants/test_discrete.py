@@ -16,7 +16,7 @@ from tests.test_samplers import make_subject
 from zoo.base import Batch, ImageSpec
 from zoo.data import Images
 from zoo.families.discrete import CategoricalPosterior, CodeVAE
-from zoo.models import create
+from zoo.create import create
 from zoo.testing import random_batch
 from zoo.variants.categorical import CategoricalVAE
 from zoo.variants.vq import VQVAE

@@ -18,7 +18,7 @@ from zoo.base import Batch, ImageSpec
 from zoo.parts.distributions import gaussian_kl
 from zoo.parts.divergences import permute_dims
 from zoo.families.gaussian import GaussianVAE
-from zoo.models import create
+from zoo.create import create
 from zoo.testing import random_batch
 from zoo.variants.beta_tc import BetaTCVAE, stratified_log_weights
 from zoo.variants.dip import DIPVAE

@@ -11,7 +11,7 @@ from torch.distributions import Normal
 from tests.runs import small
 from zoo.base import ImageSpec
 from zoo.parts.hierarchy import merged
-from zoo.models import create
+from zoo.create import create
 from zoo.testing import random_batch
 from zoo.variants.ladder import LadderVAE
 

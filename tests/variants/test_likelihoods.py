@@ -15,7 +15,7 @@ from tests.test_features import pictures
 from zoo.base import SYMMETRIC, UNIT, Batch, ImageSpec
 from zoo.parts.distributions import Likelihood
 from zoo.families.gaussian import GaussianVAE
-from zoo.models import create
+from zoo.create import create
 from zoo.testing import random_batch
 from zoo.variants.ms_ssim import MSSSIMVAE
 from zoo.variants.sigma import SigmaVAE
