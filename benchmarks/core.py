@@ -15,7 +15,7 @@ from torch import Tensor
 from zoo.base import BaseVAE, Batch
 from zoo.config import Config
 from zoo.data import Data, Images
-from zoo.evaluate import evaluation_batches
+from zoo.engine.evaluate import evaluation_batches
 from zoo.registry import Registry
 
 
@@ -68,7 +68,7 @@ class Subject:
         return "; given the label" if self.model.needs_labels else ""
 
     def batches(self, split: Images, batch_size: int | None = None) -> Iterator[tuple[int, Batch]]:
-        """Yield this rank's (number, batch) of a split, in the model's range; see `zoo.evaluate.evaluation_batches`."""
+        """Yield this rank's (number, batch) of a split, in the model's range; see `zoo.engine.evaluate.evaluation_batches`."""
         size = batch_size or self.config.eval_batch_size
         return evaluation_batches(
             split, self.model, size, self.accelerator.process_index, self.accelerator.num_processes

@@ -14,12 +14,12 @@ from tqdm import tqdm
 
 from benchmarks.core import METRICS, Subject
 from zoo.base import BaseVAE
-from zoo.checkpoint import MODEL_FILE
+from zoo.engine.checkpoint import MODEL_FILE
 from zoo.config import Config
 from zoo.data import Data
 from zoo.data.cache import cache_folder
 from zoo.errors import UserError
-from zoo.evaluate import read_results, write_results
+from zoo.engine.evaluate import read_results, write_results
 from zoo.options import check_options, signature_options
 
 

@@ -20,8 +20,8 @@ import psutil
 from benchmarks.throughput import WARM_UP, WORKLOADS, Contender, Loop, Peer, bare_step
 from zoo.config import Config, load_config
 from zoo.errors import UserError
-from zoo.setup import Run, set_up
-from zoo.train import Trainer
+from zoo.engine.setup import Run, set_up
+from zoo.engine.train import Trainer
 
 SECONDS_BETWEEN_LOOKS = 0.004
 

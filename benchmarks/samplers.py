@@ -24,7 +24,7 @@ from benchmarks.core import Subject
 from zoo.base import BaseVAE
 from zoo.parts.distributions import standard_normal
 from zoo.errors import UserError
-from zoo.evaluate import evaluation_batches
+from zoo.engine.evaluate import evaluation_batches
 from zoo.pictures.of_models import to_unit
 from zoo.parts.priors import SecondStage
 from zoo.registry import Registry

@@ -42,9 +42,9 @@ from zoo.config import Config, load_config
 from zoo.data import batches, build_data, to_float
 from zoo.data.source import Images
 from zoo.errors import UserError
-from zoo.optimizers import make_optimizer
-from zoo.setup import Run, choose_device, set_threads, set_up
-from zoo.train import Trainer
+from zoo.engine.optimizers import make_optimizer
+from zoo.engine.setup import Run, choose_device, set_threads, set_up
+from zoo.engine.train import Trainer
 
 WORKLOADS = {
     "mlp_mnist": ("configs/mlp_mnist.yaml", []),

@@ -7,11 +7,11 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
-from zoo.checkpoint import weights_of
+from zoo.engine.checkpoint import weights_of
 from zoo.config import load_config
-from zoo.setup import set_up
-from zoo.sharding import let_go
-from zoo.train import Trainer
+from zoo.engine.setup import set_up
+from zoo.engine.sharding import let_go
+from zoo.engine.train import Trainer
 
 for file in sys.argv[1:]:
     config = load_config(file)

@@ -23,10 +23,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import zoo
 from tests.runs import ROOT, digest, make_config, rows, run, settings
-from zoo import train
-from zoo.checkpoint import DIGESTS_FILE, Checkpoints, _digest, load_state
+from zoo.engine import train
+from zoo.engine.checkpoint import DIGESTS_FILE, Checkpoints, _digest, load_state
 from zoo.errors import UserError
-from zoo.train import Trainer
+from zoo.engine.train import Trainer
 
 
 @pytest.fixture(scope="module")

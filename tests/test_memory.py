@@ -13,7 +13,7 @@ from benchmarks import memory
 from benchmarks.memory import Watch, peak
 from benchmarks.throughput import Contender
 from tests.runs import make_config
-from zoo.setup import Run
+from zoo.engine.setup import Run
 
 
 def test_the_peak_is_seen_and_kept() -> None:

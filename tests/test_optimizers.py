@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.runs import make_config, settings
 from zoo.config import Config, check
-from zoo.optimizers import Stepper, learning_rate, make_optimizer
+from zoo.engine.optimizers import Stepper, learning_rate, make_optimizer
 
 
 def test_learning_rate_is_a_function_of_the_step() -> None:

@@ -15,12 +15,12 @@ from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
 
 from tests.runs import ROOT, digest, make_config, run, small
-from zoo import setup
+from zoo.engine import setup
 from zoo.base import VARIANTS, ImageSpec
 from zoo.errors import UserError
 from zoo.create import create
-from zoo.setup import check_shardable, choose_precision, set_up, tune
-from zoo.train import Trainer, TrainStep
+from zoo.engine.setup import check_shardable, choose_precision, set_up, tune
+from zoo.engine.train import Trainer, TrainStep
 
 CONV = {"name": "vanilla", "hidden_dims": [4, 8], "latent_dim": 3}
 
@@ -115,7 +115,7 @@ def test_freed_memory_is_kept_for_the_next_step() -> None:
     script = """
 import resource
 import torch
-from zoo.setup import spare_processor
+from zoo.engine.setup import spare_processor
 spare_processor()
 for _ in range(20):
     torch.ones(2**24)

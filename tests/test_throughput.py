@@ -14,7 +14,7 @@ from benchmarks.throughput import Loop, Peer, bare_step, compare, data_alone, me
 from tests.runs import make_config
 from zoo.config import Config
 from zoo.errors import UserError
-from zoo.setup import Run, set_up
+from zoo.engine.setup import Run, set_up
 
 CONV = {"name": "vanilla", "hidden_dims": [4, 8], "latent_dim": 3}
 

@@ -21,10 +21,10 @@ from zoo.base import Batch
 from zoo.config import Config, check, load_config
 from zoo.data import dequantise, random_crop
 from zoo.errors import Diverged, UserError
-from zoo.evaluate import evaluate_terms, evaluation_batches
+from zoo.engine.evaluate import evaluate_terms, evaluation_batches
 from zoo.runs import train
-from zoo.setup import set_up
-from zoo.train import Totals, Trainer, noise_seed
+from zoo.engine.setup import set_up
+from zoo.engine.train import Totals, Trainer, noise_seed
 
 PICTURES = ("training_losses", "reconstructions", "generated_samples", "interpolations", "latent_space")
 
@@ -287,7 +287,7 @@ def test_evaluation_weighs_every_image_once_and_ends_schedules(tmp_path: Path) -
 def test_pictures_are_drawn_while_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn, weights = [], []
     for seconds in (math.inf, 0.0):
-        monkeypatch.setattr("zoo.train.SECONDS_BETWEEN_PICTURES", seconds)
+        monkeypatch.setattr("zoo.engine.train.SECONDS_BETWEEN_PICTURES", seconds)
         out = tmp_path / f"every_{seconds}"
         t = trainer(make_config(out, steps=20))
         out.mkdir()

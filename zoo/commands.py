@@ -42,7 +42,7 @@ def run_sample(arguments: argparse.Namespace) -> int:
     import torch
 
     from zoo.pictures import of_models as pictures
-    from zoo.checkpoint import load
+    from zoo.engine.checkpoint import load
 
     if arguments.n < 1:
         raise UserError(f"--n is {arguments.n}: draw at least one image")

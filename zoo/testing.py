@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo.base import UNIT, BaseVAE, Batch, ImageSpec
-from zoo.checkpoint import load, weights_of, write_weights
+from zoo.engine.checkpoint import load, weights_of, write_weights
 from zoo.config import ModelConfig
 from zoo.create import create, preferred_range
 

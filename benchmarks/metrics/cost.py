@@ -8,7 +8,7 @@ import time
 import torch
 
 from benchmarks.core import Score, Subject, register_metric
-from zoo.evaluate import read_results
+from zoo.engine.evaluate import read_results
 
 SECONDS = 2.0
 

@@ -19,7 +19,7 @@ from zoo.base import BaseVAE
 from zoo.data import Images
 from zoo.parts.distributions import Likelihood
 from zoo.errors import UserError
-from zoo.evaluate import evaluate_terms
+from zoo.engine.evaluate import evaluate_terms
 
 Binarise = Literal["no", "dynamic", "fixed"]
 

@@ -31,7 +31,7 @@ from zoo.config import ModelConfig
 from zoo.errors import UserError
 from zoo.create import create
 from zoo.registry import load_plugin
-from zoo.sharding import put_together
+from zoo.engine.sharding import put_together
 
 MODEL_FILE = "model.safetensors"
 DIGESTS_FILE = "digests.json"

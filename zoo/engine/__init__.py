@@ -1,0 +1,1 @@
+"""What drives a run: set-up, the loop, checkpoints, optimizers, sharding, validation."""
