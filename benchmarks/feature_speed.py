@@ -21,9 +21,9 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
-from benchmarks.core import Subject
-from benchmarks.features import Extractor, Inception
-from benchmarks.metrics.fid import fid
+from zoo.metrics.core import Subject
+from zoo.metrics.features import Extractor, Inception
+from zoo.metrics.fid import fid
 from zoo.config import Config, check
 from zoo.data import build_data
 from zoo.create import create

@@ -21,7 +21,7 @@ RESULTS_FILE, CONFIG_FILE, METRICS_FILE = "results.json", "config.yaml", "metric
 
 
 class Metric(BaseModel):
-    """One number of a `results.json` and its protocol; see `benchmarks.core.Score`."""
+    """One number of a `results.json` and its protocol; see `zoo.metrics.core.Score`."""
 
     value: float
     unit: str = ""

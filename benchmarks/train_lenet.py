@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from benchmarks.features import LENET_FILE, LeNet
+from zoo.metrics.features import LENET_FILE, LeNet
 from zoo.config import DataConfig
 from zoo.data import Images, build_data, to_float
 

@@ -14,10 +14,10 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from benchmarks import features
-from benchmarks.core import Subject
+from zoo.metrics import features
+from zoo.metrics.core import Subject
 from benchmarks.feature_speed import write_random_weights
-from benchmarks.features import (
+from zoo.metrics.features import (
     EXTRACTORS,
     INCEPTION_FILES,
     INCEPTION_VARIABLE,

@@ -13,9 +13,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 import zoo
-from benchmarks.core import METRICS, Score, Subject
-from benchmarks.metrics import disentanglement
-from benchmarks.metrics.disentanglement import (
+from zoo.metrics.core import METRICS, Score, Subject
+from zoo.metrics import disentanglement
+from zoo.metrics.disentanglement import (
     beta_vae_score,
     dci,
     factor_vae_score,

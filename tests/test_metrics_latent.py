@@ -11,9 +11,9 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from benchmarks.core import METRICS, Subject
-from benchmarks.metrics import latent
-from benchmarks.metrics.latent import (
+from zoo.metrics.core import METRICS, Subject
+from zoo.metrics import latent
+from zoo.metrics.latent import (
     count_active_units,
     estimate_mutual_information,
     mean_kl_per_dim,

@@ -22,9 +22,11 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 import zoo
-from benchmarks.core import METRICS, Score, Subject
-from benchmarks.metrics import cost, disentanglement, latent
-from benchmarks.metrics.likelihood import binarised, bits_per_dim, elbo, nll
+from zoo.metrics.core import METRICS, Score, Subject
+from zoo.metrics import cost
+from zoo.metrics import disentanglement
+from zoo.metrics import latent
+from zoo.metrics.likelihood import binarised, bits_per_dim, elbo, nll
 from zoo.base import BaseVAE, Batch, ImageSpec
 from zoo.config import Config
 from zoo.data import Data, Images, build_data, to_float

@@ -15,8 +15,8 @@ from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structu
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from benchmarks.core import METRICS, Score, Subject
-from benchmarks.metrics.reconstruction import lpips, ms_ssim, mse, psnr, rfid, ssim
+from zoo.metrics.core import METRICS, Score, Subject
+from zoo.metrics.reconstruction import lpips, ms_ssim, mse, psnr, rfid, ssim
 from tests.test_features import pictures
 from tests.test_samplers import Flat, Rank, make_subject
 from zoo.base import SYMMETRIC, UNIT, ImageSpec

@@ -12,15 +12,15 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from benchmarks.core import METRICS, Score, Subject
+from zoo.metrics.core import METRICS, Score, Subject
 from benchmarks.feature_speed import write_random_weights
-from benchmarks.features import load_extractor
-from benchmarks.metrics import kid as kid_module
-from benchmarks.metrics import prdc as prdc_module
-from benchmarks.metrics.fid import fid, frechet_distance
-from benchmarks.metrics.inception_score import inception_score, score_of_logits
-from benchmarks.metrics.kid import kernel_distance, kid
-from benchmarks.metrics.prdc import K, neighbour_shares, prdc
+from zoo.metrics.features import load_extractor
+from zoo.metrics import kid as kid_module
+from zoo.metrics import prdc as prdc_module
+from zoo.metrics.fid import fid, frechet_distance
+from zoo.metrics.inception_score import inception_score, score_of_logits
+from zoo.metrics.kid import kernel_distance, kid
+from zoo.metrics.prdc import K, neighbour_shares, prdc
 from tests.test_features import pictures, random_images
 from tests.test_samplers import Flat, make_subject
 from zoo.base import ImageSpec

@@ -12,9 +12,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from benchmarks import samplers
-from benchmarks.core import Subject
-from benchmarks.metrics.fid import frechet_distance
+from zoo.metrics import samplers
+from zoo.metrics.core import Subject
+from zoo.metrics.fid import frechet_distance
 from zoo.base import BaseVAE, Batch, ImageSpec, VAEOutput
 from zoo.config import BenchmarkConfig, Config, DataConfig, ModelConfig
 from zoo.data import Data, Images

@@ -216,7 +216,7 @@ def _measure(
         write_pictures(model, data, out)
     accelerator.wait_for_everyone()
     if config.benchmark.metrics:
-        from benchmarks.evaluate import benchmark  # torchmetrics' networks take a second to import
+        from zoo.metrics.benchmark import benchmark  # torchmetrics' networks take a second to import
 
         benchmark(out, model, data, config, accelerator, again)
     if accelerator.is_main_process:

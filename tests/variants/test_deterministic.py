@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.autograd.functional import jacobian
 
-from benchmarks.samplers import SAMPLERS
+from zoo.metrics.samplers import SAMPLERS
 from tests.runs import small
 from tests.test_samplers import make_subject
 from zoo.base import ImageSpec

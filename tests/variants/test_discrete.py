@@ -237,7 +237,7 @@ def test_relaxed_categories_become_hard_as_the_temperature_falls() -> None:
 
 
 def test_codebook_metric_counts_by_hand(tmp_path: Path) -> None:
-    from benchmarks.metrics.codebook import codebook
+    from zoo.metrics.codebook import codebook
 
     model = model_of("vq", ImageSpec(1, 8, 8), codes=5, positions=2)
     codes = torch.tensor([[0, 0], [1, 0], [3, 1]])

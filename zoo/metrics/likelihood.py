@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from pydantic import PositiveInt
 
-from benchmarks.core import Score, Subject, register_metric
+from zoo.metrics.core import Score, Subject, register_metric
 from zoo.base import BaseVAE
 from zoo.data import Images
 from zoo.parts.distributions import Likelihood

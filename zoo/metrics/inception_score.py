@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.inception import InceptionScore
 
-from benchmarks import features, samplers
-from benchmarks.core import Score, Subject, register_metric
+from zoo.metrics import features
+from zoo.metrics import samplers
+from zoo.metrics.core import Score, Subject, register_metric
 from zoo.errors import UserError
 
 SPLITS = 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.core import Score, Subject, register_metric
+from zoo.metrics.core import Score, Subject, register_metric
 from zoo.errors import UserError
 from zoo.parts.quantizers import perplexity, usage_counts
 

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from benchmarks.core import Score, Subject, register_metric
+from zoo.metrics.core import Score, Subject, register_metric
 from zoo.engine.evaluate import read_results
 
 SECONDS = 2.0

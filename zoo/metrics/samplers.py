@@ -20,7 +20,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from benchmarks.core import Subject
+from zoo.metrics.core import Subject
 from zoo.base import BaseVAE
 from zoo.parts.distributions import standard_normal
 from zoo.errors import UserError

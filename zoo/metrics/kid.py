@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from benchmarks import features
-from benchmarks.core import Score, Subject, register_metric
+from zoo.metrics import features
+from zoo.metrics.core import Score, Subject, register_metric
 from zoo.errors import UserError
 
 SUBSETS = 100

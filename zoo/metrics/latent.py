@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from benchmarks.core import Score, Subject, register_metric
-from benchmarks.metrics.likelihood import elbo_and_kl
+from zoo.metrics.core import Score, Subject, register_metric
+from zoo.metrics.likelihood import elbo_and_kl
 from zoo.data import Images
 from zoo.parts.distributions import gaussian_kl, gaussian_log_prob, standard_normal
 from zoo.errors import UserError

@@ -33,8 +33,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from benchmarks import samplers
-from benchmarks.core import Score, Subject
+from zoo.metrics import samplers
+from zoo.metrics.core import Score, Subject
 from zoo.data import Images
 from zoo.errors import UserError
 from zoo.options import signature_options

@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks import features
-from benchmarks.core import Score, Subject, register_metric
+from zoo.metrics import features
+from zoo.metrics.core import Score, Subject, register_metric
 from zoo.errors import UserError
 
 

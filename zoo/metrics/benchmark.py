@@ -12,7 +12,7 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from benchmarks.core import METRICS, Subject
+from zoo.metrics.core import METRICS, Subject
 from zoo.base import BaseVAE
 from zoo.engine.checkpoint import MODEL_FILE
 from zoo.config import Config
