@@ -13,8 +13,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: install
-	@$(BIN)/python -m benchmarks.suite configs/suites/quickstart.yaml
-	@$(BIN)/python -m benchmarks.leaderboard runs/quickstart --out runs/quickstart/leaderboard
+	@$(BIN)/python -m zoo.reports.suite configs/suites/quickstart.yaml
+	@$(BIN)/python -m zoo.reports.leaderboard runs/quickstart --out runs/quickstart/leaderboard
 
 # Two processes; the tests of a file stay together, as they share what they set up.
 test: install lint

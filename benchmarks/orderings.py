@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.leaderboard import find_runs
-from benchmarks.reference import Run
+from zoo.reports.leaderboard import find_runs
+from zoo.reports.reference import Run
 from zoo.errors import UserError
 
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.leaderboard import PICTURES, Board, Column, Row, build_boards, find_runs, link
+from zoo.reports.leaderboard import PICTURES, Board, Column, Row, build_boards, find_runs, link
 from zoo.base import VARIANTS
 from zoo.documentation import Documentation, document
 from zoo.errors import UserError

@@ -16,9 +16,9 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
-from benchmarks import leaderboard
-from benchmarks.leaderboard import PICTURES, build_boards, find_runs
-from benchmarks.reference import CONFIG_FILE, RESULTS_FILE, Run
+from zoo.reports import leaderboard
+from zoo.reports.leaderboard import PICTURES, build_boards, find_runs
+from zoo.reports.reference import CONFIG_FILE, RESULTS_FILE, Run
 from zoo.config import read_yaml
 from zoo.errors import UserError
 

@@ -21,9 +21,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from benchmarks import leaderboard
-from benchmarks.leaderboard import Board, Column, build_boards, find_runs, plots
-from benchmarks.reference import load_references
+from zoo.reports import leaderboard
+from zoo.reports.leaderboard import Board, Column, build_boards, find_runs, plots
+from zoo.reports.reference import load_references
 from tests.test_reference import EPOCHS, mnist_config
 from tests.test_reference import write_run as write_mnist_run
 
@@ -210,7 +210,7 @@ def test_nothing_to_show_is_an_error_in_one_sentence(
 
 
 def test_the_command_answers_without_a_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "benchmarks.leaderboard", str(tmp_path / "absent")]
+    command = [sys.executable, "-m", "zoo.reports.leaderboard", str(tmp_path / "absent")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, f"error: there is no folder {tmp_path / 'absent'}\n")
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from benchmarks import orderings
-from benchmarks.leaderboard import find_runs
+from zoo.reports.leaderboard import find_runs
 from benchmarks.orderings import ORDERINGS, Ordering, judge
-from benchmarks.reference import Metric, Results, Run
+from zoo.reports.reference import Metric, Results, Run
 from tests.runs import ROOT
 from zoo.errors import UserError
 

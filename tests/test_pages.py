@@ -11,7 +11,7 @@ import yaml
 from PIL import Image
 
 from benchmarks import pages, publish
-from benchmarks.leaderboard import build_boards, find_runs
+from zoo.reports.leaderboard import build_boards, find_runs
 from tests.runs import ROOT, make_config, run
 from zoo.base import VARIANTS
 from zoo.documentation import definitions, document

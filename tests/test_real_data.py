@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import reference
+from zoo.reports import reference
 from tests.runs import ROOT, rows
 
 pytestmark = pytest.mark.usefixtures("data_root")

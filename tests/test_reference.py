@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks import reference
-from benchmarks.reference import Metric, Results, Run, Table, compare_all, load_references, read_run, unmet
+from zoo.reports import reference
+from zoo.reports.reference import Metric, Results, Run, Table, compare_all, load_references, read_run, unmet
 from zoo.config import check
 from zoo.errors import UserError
 

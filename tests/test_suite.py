@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import yaml
 
-from benchmarks import suite
-from benchmarks.reference import flatten
-from benchmarks.suite import ROOT, as_text, grid, load_suite, shard
+from zoo.reports import suite
+from zoo.reports.reference import flatten
+from zoo.reports.suite import ROOT, as_text, grid, load_suite, shard
 from zoo.config import load_config, parse_yaml
 from zoo.errors import UserError
 

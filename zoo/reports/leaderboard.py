@@ -1,4 +1,4 @@
-"""Tables and plots of finished runs: `python -m benchmarks.leaderboard runs/ --out leaderboard`.
+"""Tables and plots of finished runs: `python -m zoo.reports.leaderboard runs/ --out leaderboard`.
 
 A board holds what was measured on the same images; its rows are configs, averaged over seeds; its columns are metrics
 by protocol. Only numbers of one column are ever ranked.
@@ -24,7 +24,7 @@ from statistics import fmean, stdev
 from typing import Any
 from urllib.parse import quote
 
-from benchmarks.reference import (
+from zoo.reports.reference import (
     CONFIG_FILE,
     RESULTS_FILE,
     Comparison,
@@ -699,7 +699,7 @@ def terminal_table(board: Board) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the leaderboard; exit code 2 where there is nothing to show."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.leaderboard",
+        prog="python -m zoo.reports.leaderboard",
         description="Write leaderboard.html, leaderboard.md and leaderboard.csv from the finished runs below a folder.",
     )
     parser.add_argument("runs", type=Path, help="searched with all its subfolders, such as runs/")

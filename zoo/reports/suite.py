@@ -1,4 +1,4 @@
-"""Train and score a grid of runs: `python -m benchmarks.suite configs/suites/quickstart.yaml`.
+"""Train and score a grid of runs: `python -m zoo.reports.suite configs/suites/quickstart.yaml`.
 
 A suite is a YAML file; every run in it is `base`, then `settings`, then a data set's, then a variant's:
 
@@ -32,7 +32,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
-from benchmarks.reference import CONFIG_FILE, Run, flatten, read_run
+from zoo.reports.reference import CONFIG_FILE, Run, flatten, read_run
 from zoo.config import Config, check, load_config, parse_yaml
 from zoo.errors import UserError
 
@@ -236,7 +236,7 @@ def summary(job: Job) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a suite; exit code 0, 1 if any run failed, 2 for a mistake in the suite, 130 if it was stopped."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.suite",
+        prog="python -m zoo.reports.suite",
         description="Train and score a grid of variants, data sets and seeds. Run again, it goes on where it ended.",
     )
     parser.add_argument("suite", type=Path, help="YAML file, such as configs/suites/quickstart.yaml")

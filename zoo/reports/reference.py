@@ -1,4 +1,4 @@
-"""Published numbers, and whether a run reproduces them: `python -m benchmarks.reference RUN`."""
+"""Published numbers, and whether a run reproduces them: `python -m zoo.reports.reference RUN`."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def report(comparison: Comparison) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare one run; exit code 0 if all is within tolerance, 1 if not, 2 if there is nothing to compare."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.reference", description="Hold a run against published numbers of the same protocol."
+        prog="python -m zoo.reports.reference", description="Hold a run against published numbers of the same protocol."
     )
     parser.add_argument("run", type=Path, help="the run's folder, such as runs/mlp_mnist_z20_s28_1")
     arguments = parser.parse_args(argv)

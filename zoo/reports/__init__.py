@@ -1,0 +1,1 @@
+"""What is read off finished runs: leaderboards, suites of runs, published references."""
