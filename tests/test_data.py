@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks import decoding
+from benchmarks.speed import decoding
 from zoo.config import DataConfig
 from zoo.data import (
     DATASETS,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from zoo.metrics import features
 from zoo.metrics.core import Subject
-from benchmarks.feature_speed import write_random_weights
+from benchmarks.speed.feature_speed import write_random_weights
 from zoo.metrics.features import (
     EXTRACTORS,
     INCEPTION_FILES,

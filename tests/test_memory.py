@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import memory
-from benchmarks.memory import Watch, peak
-from benchmarks.throughput import Contender
+from benchmarks.speed import memory
+from benchmarks.speed.memory import Watch, peak
+from benchmarks.speed.throughput import Contender
 from tests.runs import make_config
 from zoo.engine.setup import Run
 

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from zoo.metrics.core import METRICS, Score, Subject
-from benchmarks.feature_speed import write_random_weights
+from benchmarks.speed.feature_speed import write_random_weights
 from zoo.metrics.features import load_extractor
 from zoo.metrics import kid as kid_module
 from zoo.metrics import prdc as prdc_module

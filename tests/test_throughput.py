@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import throughput
-from benchmarks.throughput import Loop, Peer, bare_step, compare, data_alone, measure, table
+from benchmarks.speed import throughput
+from benchmarks.speed.throughput import Loop, Peer, bare_step, compare, data_alone, measure, table
 from tests.runs import make_config
 from zoo.config import Config
 from zoo.errors import UserError

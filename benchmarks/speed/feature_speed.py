@@ -1,6 +1,6 @@
 """Times Inception features beside pytorch-fid, and a second evaluation beside the first, all in one run.
 
-    python -m benchmarks.feature_speed --images 48
+    python -m benchmarks.speed.feature_speed --images 48
 
 Both sides see the same images with the same weights on the same cores, in turns; what is printed are medians and their
 ratios. Random weights do, since speed does not depend on them. Needs pytorch-fid, which `make install` brings.
@@ -121,7 +121,7 @@ def evaluations(weights: Path, cache: Path, n: int) -> tuple[float, float]:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.feature_speed", description=(__doc__ or "").split("\n")[0]
+        prog="python -m benchmarks.speed.feature_speed", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--images", type=int, default=48, help="how many images (default 48)")
     parser.add_argument("--rounds", type=int, default=3, help="turns, of which the median counts (default 3)")

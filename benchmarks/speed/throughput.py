@@ -1,4 +1,4 @@
-"""How fast the loop is, beside the bare step and its peers: `python -m benchmarks.throughput mlp_mnist`.
+"""How fast the loop is, beside the bare step and its peers: `python -m benchmarks.speed.throughput mlp_mnist`.
 
 Everything is measured in one run, in turns, some rounds of some steps each; what counts is the median over rounds, and
 the ratio of two contenders, which a slow or busy machine moves least. Ours share a process; a peer has one of its own,
@@ -329,7 +329,7 @@ def table(result: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table, and write JSON where asked to; exit code 2 for what can't be measured."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.throughput", description="Measure training speed beside the bare step and peers."
+        prog="python -m benchmarks.speed.throughput", description="Measure training speed beside the bare step and peers."
     )
     parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the workload's config")

@@ -1,4 +1,4 @@
-"""How fast photographs are decoded into the cache, by one process and on all cores: `python -m benchmarks.decoding`.
+"""How fast photographs are decoded into the cache, by one process and on all cores: `python -m benchmarks.speed.decoding`.
 
 Cores of a shared machine rarely give what their number promises, so a third way tells what they do give: as many
 processes as cores, each with its share of the files and nothing in common with the others. All of them are the cache's
@@ -69,7 +69,7 @@ def apart(files: list[str], processes: int) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; exit code 2 where there are no photographs."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.decoding", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed.decoding", description=__doc__)
     parser.add_argument("--rounds", type=int, default=11, help="(default %(default)s)")
     arguments = parser.parse_args(argv)
     try:

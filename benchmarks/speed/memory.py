@@ -1,4 +1,4 @@
-"""How much memory a run takes beside what its model needs: `python -m benchmarks.memory vanilla_celeba`.
+"""How much memory a run takes beside what its model needs: `python -m benchmarks.speed.memory vanilla_celeba`.
 
 Two processes, one after the other: the bare step, on one batch, and the loop, with its data, validation, logging and
 checkpoints. What is counted is each one's peak of memory of its own, in MB, Python and torch included; a memory map's
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.throughput import WARM_UP, WORKLOADS, Contender, Loop, Peer, bare_step
+from benchmarks.speed.throughput import WARM_UP, WORKLOADS, Contender, Loop, Peer, bare_step
 from zoo.config import Config, load_config
 from zoo.errors import UserError
 from zoo.engine.setup import Run, set_up
@@ -62,7 +62,7 @@ def peak(contender: Callable[[Run], Contender], config: Config, _: Path) -> Cont
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; exit code 2 for what can't be measured."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.memory", description="Measure a run's peak memory beside the bare step's, on CPU."
+        prog="python -m benchmarks.speed.memory", description="Measure a run's peak memory beside the bare step's, on CPU."
     )
     parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the workload's config")

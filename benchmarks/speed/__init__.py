@@ -1,0 +1,1 @@
+"""How fast the loop, its data and its metrics are, measured beside others."""
