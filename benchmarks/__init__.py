@@ -1,1 +1,1 @@
-"""How variants are scored: metrics by name, one written protocol each, and the leaderboard made from them."""
+"""What this repository measures about itself, and publishes. Not part of the package."""

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoo.errors import UserError
 from zoo.reports.leaderboard import find_runs
 from zoo.reports.reference import Run
-from zoo.errors import UserError
 
 
 @dataclass(frozen=True)

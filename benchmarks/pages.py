@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from zoo.reports.leaderboard import PICTURES, Board, Column, Row, build_boards, find_runs, link
 from zoo.base import VARIANTS
 from zoo.documentation import Documentation, document
 from zoo.errors import UserError
+from zoo.reports.leaderboard import PICTURES, Board, Column, Row, build_boards, find_runs, link
 
 INDEX_METRICS = ("fd_lenet", "fd_lenet@gmm10", "nll", "elbo", "psnr")
 HEAD = "<!-- written by `python -m benchmarks.pages`: edit the variant's own file instead -->"

@@ -16,11 +16,11 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
+from zoo.config import read_yaml
+from zoo.errors import UserError
 from zoo.reports import leaderboard
 from zoo.reports.leaderboard import PICTURES, build_boards, find_runs
 from zoo.reports.reference import CONFIG_FILE, RESULTS_FILE, Run
-from zoo.config import read_yaml
-from zoo.errors import UserError
 
 PICTURE_SIDE = 560  # pixels
 COLOURS = 16

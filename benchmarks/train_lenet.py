@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
-from zoo.metrics.features import LENET_FILE, LeNet
 from zoo.config import DataConfig
 from zoo.data import Images, build_data, to_float
+from zoo.metrics.features import LENET_FILE, LeNet
 
 COMMAND = "DATA_ROOT=data python -m benchmarks.train_lenet"
 EPOCHS = 4

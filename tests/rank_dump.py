@@ -7,8 +7,8 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 
-from zoo.engine.checkpoint import weights_of
 from zoo.config import load_config
+from zoo.engine.checkpoint import weights_of
 from zoo.engine.setup import set_up
 from zoo.engine.sharding import let_go
 from zoo.engine.train import Trainer

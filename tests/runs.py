@@ -10,7 +10,7 @@ from typing import Any
 from accelerate.state import AcceleratorState
 
 from zoo.config import Config, check
-from zoo.create import model_options
+from zoo.models import model_options
 from zoo.runs import train
 
 PLUGINS = Path(__file__).parent / "plugins"

@@ -25,8 +25,8 @@ import zoo
 from tests.runs import ROOT, digest, make_config, rows, run, settings
 from zoo.engine import train
 from zoo.engine.checkpoint import DIGESTS_FILE, Checkpoints, _digest, load_state
-from zoo.errors import UserError
 from zoo.engine.train import Trainer
+from zoo.errors import UserError
 
 
 @pytest.fixture(scope="module")

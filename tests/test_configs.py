@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.base import ImageSpec
+from zoo.base import ImageSpec, random_batch
 from zoo.config import load_config
 from zoo.data import DATASETS
-from zoo.create import create, preferred_range
+from zoo.models import create, preferred_range
 from zoo.options import check_options, signature_options
-from zoo.testing import random_batch
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 # Channels, pixels a side as the data set has them, classes, attributes.

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Independent, Laplace, Normal, kl_divergence
 
 from zoo.base import SYMMETRIC, UNIT, ImageSpec
-from zoo.parts.distributions import Likelihood, gaussian_kl, gaussian_log_prob, standard_normal
 from zoo.errors import UserError
+from zoo.parts.distributions import Likelihood, gaussian_kl, gaussian_log_prob, standard_normal
 
 IMAGE = ImageSpec(2, 3, 5)
 LOGVAR = -0.7

@@ -14,9 +14,14 @@ from PIL import Image
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from benchmarks.speed.feature_speed import write_random_weights
+from tests.test_samplers import Flat, Rank, make_subject
+from zoo.base import ImageSpec
+from zoo.config import DataConfig
+from zoo.data import Images, build_data, to_float
+from zoo.errors import UserError
 from zoo.metrics import features
 from zoo.metrics.core import Subject
-from benchmarks.speed.feature_speed import write_random_weights
 from zoo.metrics.features import (
     EXTRACTORS,
     INCEPTION_FILES,
@@ -32,11 +37,6 @@ from zoo.metrics.features import (
     register_extractor,
     sample_features,
 )
-from tests.test_samplers import Flat, Rank, make_subject
-from zoo.base import ImageSpec
-from zoo.config import DataConfig
-from zoo.data import Images, build_data, to_float
-from zoo.errors import UserError
 
 
 def random_images(n: int, channels: int = 3, size: int = 16, seed: int = 0) -> Images:

@@ -12,9 +12,9 @@ from torch.autograd.functional import jacobian
 
 from tests.runs import small
 from zoo.base import ImageSpec
+from zoo.models import create
 from zoo.parts.distributions import gaussian_log_prob
 from zoo.parts.flows import AutoregressiveStep, FlowVAE, planar
-from zoo.create import create
 
 DIM = 4
 

@@ -11,10 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
+from zoo.base import SYMMETRIC, Batch, ImageSpec, random_batch
 from zoo.families import latent
-from zoo.base import SYMMETRIC, Batch, ImageSpec
 from zoo.families.gaussian import GaussianVAE
-from zoo.testing import random_batch
 
 IMAGE = ImageSpec(1, 6, 6)
 

@@ -21,11 +21,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.test_reference import EPOCHS, mnist_config
+from tests.test_reference import write_run as write_mnist_run
 from zoo.reports import leaderboard
 from zoo.reports.leaderboard import Board, Column, build_boards, find_runs, plots
 from zoo.reports.reference import load_references
-from tests.test_reference import EPOCHS, mnist_config
-from tests.test_reference import write_run as write_mnist_run
 
 Metrics = dict[str, dict[str, Any]]
 

@@ -13,11 +13,11 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 import zoo
-from zoo.metrics.core import Score, Subject
-from zoo.metrics import cost
 from zoo.base import BaseVAE, ImageSpec
 from zoo.config import Config
 from zoo.data import Data, Images
+from zoo.metrics import cost
+from zoo.metrics.core import Score, Subject
 
 
 @pytest.fixture(autouse=True)

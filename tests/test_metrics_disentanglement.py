@@ -13,8 +13,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 import zoo
-from zoo.metrics.core import METRICS, Score, Subject
+from zoo.base import BaseVAE, ImageSpec
+from zoo.config import Config, DataConfig
+from zoo.data import Data, Images, build_data
+from zoo.errors import UserError
 from zoo.metrics import disentanglement
+from zoo.metrics.core import METRICS, Score, Subject
 from zoo.metrics.disentanglement import (
     beta_vae_score,
     dci,
@@ -24,10 +28,6 @@ from zoo.metrics.disentanglement import (
     sap,
     sap_maximum,
 )
-from zoo.base import BaseVAE, ImageSpec
-from zoo.config import Config, DataConfig
-from zoo.data import Data, Images, build_data
-from zoo.errors import UserError
 
 GRID = np.stack(np.unravel_index(np.arange(8**4), (8, 8, 8, 8)), axis=1)  # every choice of 4 factors of 8 values
 PERFECT = ((GRID - 3.5) / GRID.std(axis=0)).astype(np.float32)

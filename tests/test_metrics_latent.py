@@ -11,18 +11,18 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from zoo.metrics.core import METRICS, Subject
+from zoo.base import ImageSpec
+from zoo.config import Config
+from zoo.data import Data, Images
+from zoo.families.gaussian import GaussianVAE
 from zoo.metrics import latent
+from zoo.metrics.core import METRICS, Subject
 from zoo.metrics.latent import (
     count_active_units,
     estimate_mutual_information,
     mean_kl_per_dim,
     mutual_information,
 )
-from zoo.base import ImageSpec
-from zoo.config import Config
-from zoo.data import Data, Images
-from zoo.families.gaussian import GaussianVAE
 
 
 class KnownPosterior(GaussianVAE):

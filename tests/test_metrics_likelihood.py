@@ -22,16 +22,14 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 import zoo
-from zoo.metrics.core import METRICS, Score, Subject
-from zoo.metrics import cost
-from zoo.metrics import disentanglement
-from zoo.metrics import latent
-from zoo.metrics.likelihood import binarised, bits_per_dim, elbo, nll
 from zoo.base import BaseVAE, Batch, ImageSpec
 from zoo.config import Config
 from zoo.data import Data, Images, build_data, to_float
 from zoo.errors import UserError
 from zoo.families.gaussian import GaussianVAE
+from zoo.metrics import cost, disentanglement, latent
+from zoo.metrics.core import METRICS, Score, Subject
+from zoo.metrics.likelihood import binarised, bits_per_dim, elbo, nll
 
 PIXELS, LATENT = 4, 2
 WEIGHT = torch.tensor([[0.6, 0.0], [0.3, 0.0], [0.0, 0.4], [0.0, -0.2]])  # orthogonal columns

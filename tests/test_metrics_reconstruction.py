@@ -15,13 +15,13 @@ from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structu
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from zoo.metrics.core import METRICS, Score, Subject
-from zoo.metrics.reconstruction import lpips, ms_ssim, mse, psnr, rfid, ssim
 from tests.test_features import pictures
 from tests.test_samplers import Flat, Rank, make_subject
 from zoo.base import SYMMETRIC, UNIT, ImageSpec
 from zoo.data import Images
 from zoo.errors import UserError
+from zoo.metrics.core import METRICS, Score, Subject
+from zoo.metrics.reconstruction import lpips, ms_ssim, mse, psnr, rfid, ssim
 from zoo.parts.similarity import BETAS, scale_weights
 
 

@@ -12,21 +12,21 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from zoo.metrics.core import METRICS, Score, Subject
 from benchmarks.speed.feature_speed import write_random_weights
-from zoo.metrics.features import load_extractor
-from zoo.metrics import kid as kid_module
-from zoo.metrics import prdc as prdc_module
-from zoo.metrics.fid import fid, frechet_distance
-from zoo.metrics.inception_score import inception_score, score_of_logits
-from zoo.metrics.kid import kernel_distance, kid
-from zoo.metrics.prdc import K, neighbour_shares, prdc
 from tests.test_features import pictures, random_images
 from tests.test_samplers import Flat, make_subject
 from zoo.base import ImageSpec
 from zoo.config import DataConfig
 from zoo.data import Images, build_data
 from zoo.errors import UserError
+from zoo.metrics import kid as kid_module
+from zoo.metrics import prdc as prdc_module
+from zoo.metrics.core import METRICS, Score, Subject
+from zoo.metrics.features import load_extractor
+from zoo.metrics.fid import fid, frechet_distance
+from zoo.metrics.inception_score import inception_score, score_of_logits
+from zoo.metrics.kid import kernel_distance, kid
+from zoo.metrics.prdc import K, neighbour_shares, prdc
 
 
 def normal(n: int, dim: int, seed: int, mean: float = 0.0, scale: float = 1.0) -> Tensor:

@@ -14,7 +14,7 @@ from torch import nn
 from zoo.base import ImageSpec
 from zoo.errors import UserError
 from zoo.families.gaussian import GaussianVAE
-from zoo.create import create
+from zoo.models import create
 from zoo.nets.pairs import NETS, Net, build_net, label_vector
 
 SMALL: dict[str, dict[str, Any]] = {

@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeFloat, PositiveInt
 from zoo.base import ImageSpec
 from zoo.config import Fraction
 from zoo.errors import UserError
-from zoo.create import create, model_options, preferred_range
+from zoo.models import create, model_options, preferred_range
 from zoo.nets.pairs import Widths
 from zoo.options import check_options, signature_options, type_name
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from benchmarks import orderings
-from zoo.reports.leaderboard import find_runs
 from benchmarks.orderings import ORDERINGS, Ordering, judge
-from zoo.reports.reference import Metric, Results, Run
 from tests.runs import ROOT
 from zoo.errors import UserError
+from zoo.reports.leaderboard import find_runs
+from zoo.reports.reference import Metric, Results, Run
 
 RUNS = ROOT / "benchmarks" / "results" / "zoo" / "runs"
 

@@ -11,10 +11,10 @@ import yaml
 from PIL import Image
 
 from benchmarks import pages, publish
-from zoo.reports.leaderboard import build_boards, find_runs
 from tests.runs import ROOT, make_config, run
 from zoo.base import VARIANTS
 from zoo.documentation import definitions, document
+from zoo.reports.leaderboard import build_boards, find_runs
 
 DOCS = ROOT / "docs" / "variants"
 RESULTS = ROOT / "benchmarks" / "results" / "zoo"

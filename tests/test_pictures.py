@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 import zoo
+from zoo.base import BaseVAE, Batch, ImageSpec, VAEOutput
 from zoo.pictures import drawing
 from zoo.pictures import of_models as pictures
-from zoo.base import BaseVAE, Batch, ImageSpec, VAEOutput
 from zoo.pictures.drawing import BREAK, MARGIN, PAD
 from zoo.pictures.of_models import CELL
 

@@ -10,11 +10,10 @@ import torch
 from torch import Tensor
 
 from tests.runs import small
-from zoo.base import ImageSpec
+from zoo.base import ImageSpec, random_batch
+from zoo.models import create
 from zoo.parts.distributions import gaussian_log_prob
-from zoo.create import create
 from zoo.parts.priors import AutoregressivePrior, SecondStage
-from zoo.testing import random_batch
 from zoo.variants.two_stage import TwoStageVAE
 from zoo.variants.vamp import VampVAE
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from zoo.reports import reference
 from tests.runs import ROOT, rows
+from zoo.reports import reference
 
 pytestmark = pytest.mark.usefixtures("data_root")
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from zoo.reports import reference
-from zoo.reports.reference import Metric, Results, Run, Table, compare_all, load_references, read_run, unmet
 from zoo.config import check
 from zoo.errors import UserError
+from zoo.reports import reference
+from zoo.reports.reference import Metric, Results, Run, Table, compare_all, load_references, read_run, unmet
 
 EPOCHS = [163.2387, 120.6043, 114.2044, 111.3464, 109.6627]
 

@@ -12,14 +12,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from zoo.metrics import samplers
-from zoo.metrics.core import Subject
-from zoo.metrics.fid import frechet_distance
 from zoo.base import BaseVAE, Batch, ImageSpec, VAEOutput
 from zoo.config import BenchmarkConfig, Config, DataConfig, ModelConfig
 from zoo.data import Data, Images
-from zoo.parts.distributions import standard_normal
 from zoo.errors import UserError
+from zoo.metrics import samplers
+from zoo.metrics.core import Subject
+from zoo.metrics.fid import frechet_distance
+from zoo.parts.distributions import standard_normal
 from zoo.parts.priors import SecondStage
 
 CENTRES = torch.tensor([[-2.0, -2.0], [2.0, -2.0], [0.0, 3.0]])

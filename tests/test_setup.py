@@ -15,12 +15,12 @@ from accelerate import Accelerator, DistributedType
 from accelerate.state import AcceleratorState
 
 from tests.runs import ROOT, digest, make_config, run, small
-from zoo.engine import setup
 from zoo.base import VARIANTS, ImageSpec
-from zoo.errors import UserError
-from zoo.create import create
+from zoo.engine import setup
 from zoo.engine.setup import check_shardable, choose_precision, set_up, tune
 from zoo.engine.train import Trainer, TrainStep
+from zoo.errors import UserError
+from zoo.models import create
 
 CONV = {"name": "vanilla", "hidden_dims": [4, 8], "latent_dim": 3}
 
@@ -193,7 +193,7 @@ def test_what_can_t_be_compiled_says_why(tmp_path: Path) -> None:
 def test_a_compiled_step_is_the_step(name: str) -> None:
     import torch._inductor.config
 
-    from zoo.testing import random_batch
+    from zoo.base import random_batch
 
     torch._dynamo.reset()
     torch.manual_seed(0)

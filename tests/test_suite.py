@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
+from zoo.config import load_config, parse_yaml
+from zoo.errors import UserError
 from zoo.reports import suite
 from zoo.reports.reference import flatten
 from zoo.reports.suite import ROOT, as_text, grid, load_suite, shard
-from zoo.config import load_config, parse_yaml
-from zoo.errors import UserError
 
 BASE = {
     "model": {"name": "mlp", "recon": "bce"},
@@ -211,7 +211,7 @@ def test_a_real_run_is_trained_and_scored(tmp_path: Path, capsys: pytest.Capture
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs" / "suites").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_suites_that_come_along_fit_the_config_and_the_variants(path: Path) -> None:
-    from zoo.create import model_options
+    from zoo.models import model_options
 
     jobs = grid(load_suite(path))
     assert len({job.out for job in jobs}) == len(jobs)

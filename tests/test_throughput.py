@@ -13,8 +13,8 @@ from benchmarks.speed import throughput
 from benchmarks.speed.throughput import Loop, Peer, bare_step, compare, data_alone, measure, table
 from tests.runs import make_config
 from zoo.config import Config
-from zoo.errors import UserError
 from zoo.engine.setup import Run, set_up
+from zoo.errors import UserError
 
 CONV = {"name": "vanilla", "hidden_dims": [4, 8], "latent_dim": 3}
 

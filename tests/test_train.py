@@ -20,11 +20,11 @@ from tests.runs import digest, make_config, rows, run, settings
 from zoo.base import Batch
 from zoo.config import Config, check, load_config
 from zoo.data import dequantise, random_crop
-from zoo.errors import Diverged, UserError
 from zoo.engine.evaluate import evaluate_terms, evaluation_batches
-from zoo.runs import train
 from zoo.engine.setup import set_up
 from zoo.engine.train import Totals, Trainer, noise_seed
+from zoo.errors import Diverged, UserError
+from zoo.runs import train
 
 PICTURES = ("training_losses", "reconstructions", "generated_samples", "interpolations", "latent_space")
 

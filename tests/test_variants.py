@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from tests.runs import SMALLER, small
-from zoo.base import SYMMETRIC, VARIANTS, Batch, ImageSpec
+from zoo.base import SYMMETRIC, VARIANTS, Batch, ImageSpec, random_batch
 from zoo.errors import UserError
 from zoo.families.gaussian import GaussianVAE
-from zoo.create import create, model_options, preferred_range
-from zoo.testing import check_variant, random_batch
+from zoo.models import create, model_options, preferred_range
+from zoo.testing import check_variant
 from zoo.variants.beta import BetaVAE
 from zoo.variants.conditional import ConditionalVAE
 from zoo.variants.iwae import IWAE

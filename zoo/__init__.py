@@ -1,38 +1,39 @@
 """A zoo of variational autoencoders: every variant by name, one loop, honest numbers."""
 
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
-
-__version__ = "0.1.0"
 
 # Imported when first asked for, so that `run.py --help` need not wait for torch.
 _HOMES = {
-    "BaseVAE": "base",
-    "Batch": "base",
-    "ImageSpec": "base",
-    "VAEOutput": "base",
-    "register": "base",
-    "GaussianVAE": "gaussian",
-    "create": "models",
-    "load": "checkpoint",
-    "register_net": "nets",
-    "register_dataset": "data",
+    "BaseVAE": "zoo.base",
+    "Batch": "zoo.base",
+    "GaussianVAE": "zoo.families.gaussian",
+    "ImageSpec": "zoo.base",
+    "VAEOutput": "zoo.base",
+    "create": "zoo.models",
+    "load": "zoo.engine.checkpoint",
+    "register": "zoo.base",
+    "register_dataset": "zoo.data",
+    "register_metric": "zoo.metrics.core",
+    "register_net": "zoo.nets.pairs",
+    "register_sampler": "zoo.metrics.samplers",
 }
-__all__ = [
-    "BaseVAE",
-    "Batch",
-    "GaussianVAE",
-    "ImageSpec",
-    "VAEOutput",
-    "create",
-    "load",
-    "register",
-    "register_dataset",
-]
+__all__ = [*_HOMES, "testing"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "testing":
+        return import_module("zoo.testing")
+    if name == "__version__":
+        try:
+            return version("vae-zoo")
+        except PackageNotFoundError:  # a checkout that nobody installed
+            return "unknown"
     if name not in _HOMES:
         raise AttributeError(f"module 'zoo' has no attribute {name!r}")
-    from importlib import import_module
+    return getattr(import_module(_HOMES[name]), name)
 
-    return getattr(import_module(f"zoo.{_HOMES[name]}"), name)
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -60,6 +60,15 @@ class Batch(NamedTuple):
     y: Tensor | None = None
 
 
+def random_batch(image: ImageSpec, n: int = 4) -> Batch:
+    """Draw `n` images of noise in the image range, and labels where the data has them."""
+    low, high = image.range
+    x = low + (high - low) * torch.rand(n, *image.shape)
+    if image.classes:
+        return Batch(x, torch.randint(image.classes, (n,)))
+    return Batch(x, torch.randint(2, (n, image.attributes)).float() if image.attributes else None)
+
+
 @dataclass
 class VAEOutput:
     """What `forward` returns.

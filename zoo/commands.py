@@ -41,8 +41,8 @@ def run_sample(arguments: argparse.Namespace) -> int:
     """Write a grid of images drawn from a trained model."""
     import torch
 
-    from zoo.pictures import of_models as pictures
     from zoo.engine.checkpoint import load
+    from zoo.pictures import of_models as pictures
 
     if arguments.n < 1:
         raise UserError(f"--n is {arguments.n}: draw at least one image")

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import torch
 
-from zoo.base import VARIANTS, BaseVAE, ImageSpec
-from zoo.create import create, model_options, preferred_range
+from zoo.base import VARIANTS, BaseVAE, ImageSpec, random_batch
+from zoo.models import create, model_options, preferred_range
 from zoo.nets.pairs import NETS
 from zoo.options import type_name
-from zoo.testing import random_batch
 
 COMMON_TERMS = {
     "loss": "what the player minimises, mean over the batch",

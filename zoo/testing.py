@@ -20,12 +20,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zoo.base import UNIT, BaseVAE, Batch, ImageSpec
-from zoo.engine.checkpoint import load, weights_of, write_weights
+from zoo.base import UNIT, BaseVAE, Batch, ImageSpec, random_batch
 from zoo.config import ModelConfig
-from zoo.create import create, preferred_range
-
-IMAGES = 4  # in the batch that everything is tried on
+from zoo.engine.checkpoint import load, weights_of, write_weights
+from zoo.models import create, preferred_range
 
 
 def check_variant(variant: str | type[BaseVAE], image: ImageSpec | None = None, **options: Any) -> None:
@@ -56,15 +54,6 @@ def check_variant(variant: str | type[BaseVAE], image: ImageSpec | None = None, 
             check_halves(model, batch)
             if isinstance(variant, str):
                 check_saving(model, batch, ModelConfig(name=variant, **options))
-
-
-def random_batch(image: ImageSpec, n: int = IMAGES) -> Batch:
-    """Draw `n` images of noise in the image range, and labels where the data has them."""
-    low, high = image.range
-    x = low + (high - low) * torch.rand(n, *image.shape)
-    if image.classes:
-        return Batch(x, torch.randint(image.classes, (n,)))
-    return Batch(x, torch.randint(2, (n, image.attributes)).float() if image.attributes else None)
 
 
 def check_building(variant: str | type[BaseVAE], image: ImageSpec, options: dict[str, Any]) -> BaseVAE:

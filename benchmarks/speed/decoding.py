@@ -1,4 +1,6 @@
-"""How fast photographs are decoded into the cache, by one process and on all cores: `python -m benchmarks.speed.decoding`.
+"""How fast photographs are decoded into the cache: `python -m benchmarks.speed.decoding`.
+
+By one process, and on all cores.
 
 Cores of a shared machine rarely give what their number promises, so a third way tells what they do give: as many
 processes as cores, each with its share of the files and nothing in common with the others. All of them are the cache's

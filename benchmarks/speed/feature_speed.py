@@ -21,12 +21,12 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import nn
 
+from zoo.config import Config, check
+from zoo.data import build_data
 from zoo.metrics.core import Subject
 from zoo.metrics.features import Extractor, Inception
 from zoo.metrics.fid import fid
-from zoo.config import Config, check
-from zoo.data import build_data
-from zoo.create import create
+from zoo.models import create
 
 
 def pytorch_fid_network() -> nn.Module:

@@ -19,9 +19,9 @@ import psutil
 
 from benchmarks.speed.throughput import WARM_UP, WORKLOADS, Contender, Loop, Peer, bare_step
 from zoo.config import Config, load_config
-from zoo.errors import UserError
 from zoo.engine.setup import Run, set_up
 from zoo.engine.train import Trainer
+from zoo.errors import UserError
 
 SECONDS_BETWEEN_LOOKS = 0.004
 
@@ -62,7 +62,8 @@ def peak(contender: Callable[[Run], Contender], config: Config, _: Path) -> Cont
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; exit code 2 for what can't be measured."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.speed.memory", description="Measure a run's peak memory beside the bare step's, on CPU."
+        prog="python -m benchmarks.speed.memory",
+        description="Measure a run's peak memory beside the bare step's, on CPU.",
     )
     parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the workload's config")

@@ -41,10 +41,10 @@ from zoo.base import Batch
 from zoo.config import Config, load_config
 from zoo.data import batches, build_data, to_float
 from zoo.data.source import Images
-from zoo.errors import UserError
 from zoo.engine.optimizers import make_optimizer
 from zoo.engine.setup import Run, choose_device, set_threads, set_up
 from zoo.engine.train import Trainer
+from zoo.errors import UserError
 
 WORKLOADS = {
     "mlp_mnist": ("configs/mlp_mnist.yaml", []),
@@ -329,7 +329,8 @@ def table(result: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print a table, and write JSON where asked to; exit code 2 for what can't be measured."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.speed.throughput", description="Measure training speed beside the bare step and peers."
+        prog="python -m benchmarks.speed.throughput",
+        description="Measure training speed beside the bare step and peers.",
     )
     parser.add_argument("workload", choices=WORKLOADS)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the workload's config")

@@ -12,10 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.runs import make_config, rows, run, small
-from zoo.base import BaseVAE, Batch, ImageSpec
+from zoo.base import BaseVAE, Batch, ImageSpec, random_batch
 from zoo.errors import UserError
-from zoo.create import create
-from zoo.testing import random_batch
+from zoo.models import create
 from zoo.variants.aae import AdversarialAutoencoder
 from zoo.variants.vae_gan import VAEGAN
 

@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.runs import small
-from zoo.base import Batch, ImageSpec
+from zoo.base import Batch, ImageSpec, random_batch
 from zoo.families.latent import LatentVAE
-from zoo.create import create
-from zoo.testing import random_batch
+from zoo.models import create
 from zoo.variants.iwae import IWAE, grouped_bound
 
 NAMES = ("iwae", "miwae", "ciwae", "piwae")

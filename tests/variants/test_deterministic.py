@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch.autograd.functional import jacobian
 
-from zoo.metrics.samplers import SAMPLERS
 from tests.runs import small
 from tests.test_samplers import make_subject
-from zoo.base import ImageSpec
+from zoo.base import ImageSpec, random_batch
 from zoo.data import Images
-from zoo.create import create
-from zoo.testing import random_batch
+from zoo.metrics.samplers import SAMPLERS
+from zoo.models import create
 from zoo.variants.rae import GradientRAE, RegularisedAutoencoder, WeightRAE
 
 IMAGE = ImageSpec(1, 6, 5)

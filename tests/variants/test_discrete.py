@@ -13,11 +13,10 @@ from torch import Tensor
 
 from tests.runs import small
 from tests.test_samplers import make_subject
-from zoo.base import Batch, ImageSpec
+from zoo.base import Batch, ImageSpec, random_batch
 from zoo.data import Images
 from zoo.families.discrete import CategoricalPosterior, CodeVAE
-from zoo.create import create
-from zoo.testing import random_batch
+from zoo.models import create
 from zoo.variants.categorical import CategoricalVAE
 from zoo.variants.vq import VQVAE
 

@@ -14,12 +14,11 @@ from torch.distributions import Normal
 
 import zoo
 from tests.runs import make_config, rows, run, small
-from zoo.base import Batch, ImageSpec
+from zoo.base import Batch, ImageSpec, random_batch
+from zoo.families.gaussian import GaussianVAE
+from zoo.models import create
 from zoo.parts.distributions import gaussian_kl
 from zoo.parts.divergences import permute_dims
-from zoo.families.gaussian import GaussianVAE
-from zoo.create import create
-from zoo.testing import random_batch
 from zoo.variants.beta_tc import BetaTCVAE, stratified_log_weights
 from zoo.variants.dip import DIPVAE
 from zoo.variants.factor import FactorVAE

@@ -9,10 +9,9 @@ import torch
 from torch.distributions import Normal
 
 from tests.runs import small
-from zoo.base import ImageSpec
+from zoo.base import ImageSpec, random_batch
+from zoo.models import create
 from zoo.parts.hierarchy import merged
-from zoo.create import create
-from zoo.testing import random_batch
 from zoo.variants.ladder import LadderVAE
 
 

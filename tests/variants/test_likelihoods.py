@@ -12,11 +12,10 @@ from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure, Struc
 
 from tests.runs import small
 from tests.test_features import pictures
-from zoo.base import SYMMETRIC, UNIT, Batch, ImageSpec
-from zoo.parts.distributions import Likelihood
+from zoo.base import SYMMETRIC, UNIT, Batch, ImageSpec, random_batch
 from zoo.families.gaussian import GaussianVAE
-from zoo.create import create
-from zoo.testing import random_batch
+from zoo.models import create
+from zoo.parts.distributions import Likelihood
 from zoo.variants.ms_ssim import MSSSIMVAE
 from zoo.variants.sigma import SigmaVAE
 

@@ -28,10 +28,10 @@ from torch import Tensor
 
 from zoo.base import BaseVAE, ImageSpec
 from zoo.config import ModelConfig
-from zoo.errors import UserError
-from zoo.create import create
-from zoo.registry import load_plugin
 from zoo.engine.sharding import put_together
+from zoo.errors import UserError
+from zoo.models import create
+from zoo.registry import load_plugin
 
 MODEL_FILE = "model.safetensors"
 DIGESTS_FILE = "digests.json"

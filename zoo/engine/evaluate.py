@@ -17,12 +17,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from zoo.pictures import drawing
-from zoo.pictures import of_models as pictures
 from zoo.base import BaseVAE, Batch
 from zoo.config import Config
 from zoo.data import Data, Images, to_float
 from zoo.families.latent import NetVAE
+from zoo.pictures import drawing
+from zoo.pictures import of_models as pictures
 
 METRICS_FILE = "metrics.jsonl"
 RESULTS_FILE = "results.json"

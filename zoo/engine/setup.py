@@ -17,11 +17,11 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedTy
 from accelerate.utils import broadcast_object_list
 from torch import nn
 
-from zoo.base import VARIANTS, BaseVAE, Batch
+from zoo.base import VARIANTS, BaseVAE, Batch, random_batch
 from zoo.config import Config
 from zoo.data import Data, build_data
 from zoo.errors import UserError
-from zoo.create import create, preferred_range
+from zoo.models import create, preferred_range
 from zoo.registry import load_plugin
 
 if torch.distributed.is_available():
@@ -255,8 +255,6 @@ def tune(
     Returns:
         Precision and layout, the same on every rank.
     """
-    from zoo.testing import random_batch  # a module for tests, but its noise is what is needed
-
     precisions = ["no", "bf16"] if config.mixed_precision == "auto" and precision == "bf16" else [precision]
     layouts = [True, False] if channels_last else [False]
     seconds: dict[tuple[str, bool], float] = {}

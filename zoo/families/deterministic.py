@@ -9,8 +9,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import ImageSpec, VAEOutput
-from zoo.parts.distributions import standard_normal
 from zoo.families.latent import NetVAE
+from zoo.parts.distributions import standard_normal
 
 
 class Autoencoder(NetVAE):

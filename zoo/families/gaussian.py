@@ -9,8 +9,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, VAEOutput
-from zoo.parts.distributions import DiagonalGaussian, Posterior, gaussian_kl, gaussian_sample
 from zoo.families.latent import LatentVAE
+from zoo.parts.distributions import DiagonalGaussian, Posterior, gaussian_kl, gaussian_sample
 
 
 class GaussianVAE(LatentVAE):

@@ -10,8 +10,15 @@ from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from zoo.base import BaseVAE, Batch, ImageSpec, VAEOutput
-from zoo.parts.distributions import Activation, Likelihood, Posterior, Reconstruction, gaussian_log_prob, standard_normal
 from zoo.nets.pairs import build_net
+from zoo.parts.distributions import (
+    Activation,
+    Likelihood,
+    Posterior,
+    Reconstruction,
+    gaussian_log_prob,
+    standard_normal,
+)
 
 # Only decoding is costly, so K samples of an image are worked off in pieces of so many images.
 IMAGES_PER_CHUNK = 4096

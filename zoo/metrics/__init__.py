@@ -1,1 +1,1 @@
-"""One file a metric, or a family of them; a file here is found by itself."""
+"""Scoring: what is measured (core), by what features and samplers, and one metric, or a family, a file."""

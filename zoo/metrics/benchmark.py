@@ -12,14 +12,14 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from zoo.metrics.core import METRICS, Subject
 from zoo.base import BaseVAE
-from zoo.engine.checkpoint import MODEL_FILE
 from zoo.config import Config
 from zoo.data import Data
 from zoo.data.cache import cache_folder
-from zoo.errors import UserError
+from zoo.engine.checkpoint import MODEL_FILE
 from zoo.engine.evaluate import read_results, write_results
+from zoo.errors import UserError
+from zoo.metrics.core import METRICS, Subject
 from zoo.options import check_options, signature_options
 
 

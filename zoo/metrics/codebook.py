@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from zoo.metrics.core import Score, Subject, register_metric
 from zoo.errors import UserError
+from zoo.metrics.core import Score, Subject, register_metric
 from zoo.parts.quantizers import perplexity, usage_counts
 
 POINTS = 10_000

@@ -68,7 +68,7 @@ class Subject:
         return "; given the label" if self.model.needs_labels else ""
 
     def batches(self, split: Images, batch_size: int | None = None) -> Iterator[tuple[int, Batch]]:
-        """Yield this rank's (number, batch) of a split, in the model's range; see `zoo.engine.evaluate.evaluation_batches`."""
+        """Yield this rank's (number, batch) of a split, in the model's range; see `evaluation_batches`."""
         size = batch_size or self.config.eval_batch_size
         return evaluation_batches(
             split, self.model, size, self.accelerator.process_index, self.accelerator.num_processes
@@ -89,5 +89,5 @@ class Subject:
         return torch.cat([merged[number] for number in sorted(merged)])
 
 
-METRICS: Registry[Callable[..., dict[str, Score]]] = Registry("metric", package="benchmarks.metrics")
+METRICS: Registry[Callable[..., dict[str, Score]]] = Registry("metric", package="zoo.metrics")
 register_metric = METRICS.register

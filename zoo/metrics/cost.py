@@ -7,8 +7,8 @@ import time
 
 import torch
 
-from zoo.metrics.core import Score, Subject, register_metric
 from zoo.engine.evaluate import read_results
+from zoo.metrics.core import Score, Subject, register_metric
 
 SECONDS = 2.0
 

@@ -16,9 +16,9 @@ from sklearn.metrics import balanced_accuracy_score, mutual_info_score
 from sklearn.model_selection import train_test_split
 from sklearn.tree import DecisionTreeClassifier
 
-from zoo.metrics.core import Score, Subject, register_metric
 from zoo.data.sampler import permutation
 from zoo.errors import UserError
+from zoo.metrics.core import Score, Subject, register_metric
 
 POINTS = 10_000
 BINS = 20

@@ -33,10 +33,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from zoo.metrics import samplers
-from zoo.metrics.core import Score, Subject
 from zoo.data import Images
 from zoo.errors import UserError
+from zoo.metrics import samplers
+from zoo.metrics.core import Score, Subject
 from zoo.options import signature_options
 from zoo.pictures.of_models import to_unit
 from zoo.registry import Registry

@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from zoo.errors import UserError
 from zoo.metrics import features
 from zoo.metrics.core import Score, Subject, register_metric
-from zoo.errors import UserError
 
 
 @register_metric("fid", "Fréchet distance of samples to test images, over 2015 Inception features")

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.inception import InceptionScore
 
-from zoo.metrics import features
-from zoo.metrics import samplers
-from zoo.metrics.core import Score, Subject, register_metric
 from zoo.errors import UserError
+from zoo.metrics import features, samplers
+from zoo.metrics.core import Score, Subject, register_metric
 
 SPLITS = 10
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from zoo.errors import UserError
 from zoo.metrics import features
 from zoo.metrics.core import Score, Subject, register_metric
-from zoo.errors import UserError
 
 SUBSETS = 100
 SUBSET_SIZE = 1000

@@ -10,11 +10,11 @@ import math
 import torch
 from torch import Tensor
 
+from zoo.data import Images
+from zoo.errors import UserError
 from zoo.metrics.core import Score, Subject, register_metric
 from zoo.metrics.likelihood import elbo_and_kl
-from zoo.data import Images
 from zoo.parts.distributions import gaussian_kl, gaussian_log_prob, standard_normal
-from zoo.errors import UserError
 
 POINTS = 10_000
 ACTIVE_VARIANCE = 0.01

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from pydantic import PositiveInt
 
-from zoo.metrics.core import Score, Subject, register_metric
 from zoo.base import BaseVAE
 from zoo.data import Images
-from zoo.parts.distributions import Likelihood
-from zoo.errors import UserError
 from zoo.engine.evaluate import evaluate_terms
+from zoo.errors import UserError
+from zoo.metrics.core import Score, Subject, register_metric
+from zoo.parts.distributions import Likelihood
 
 Binarise = Literal["no", "dynamic", "fixed"]
 

@@ -16,9 +16,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from zoo.errors import UserError
 from zoo.metrics import features
 from zoo.metrics.core import Score, Subject, register_metric
-from zoo.errors import UserError
 
 K = 5
 CHUNK = 1000  # rows of a distance matrix held at once

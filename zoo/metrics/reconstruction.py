@@ -18,12 +18,12 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
+from zoo.errors import UserError
 from zoo.metrics import features
 from zoo.metrics.core import Score, Subject, register_metric
 from zoo.metrics.fid import frechet_distance, protocol
-from zoo.errors import UserError
-from zoo.pictures.of_models import to_unit
 from zoo.parts.similarity import WINDOW, scale_weights
+from zoo.pictures.of_models import to_unit
 
 LPIPS_MIN_SIZE = 31
 

@@ -20,13 +20,13 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from zoo.metrics.core import Subject
 from zoo.base import BaseVAE
-from zoo.parts.distributions import standard_normal
-from zoo.errors import UserError
 from zoo.engine.evaluate import evaluation_batches
-from zoo.pictures.of_models import to_unit
+from zoo.errors import UserError
+from zoo.metrics.core import Subject
+from zoo.parts.distributions import standard_normal
 from zoo.parts.priors import SecondStage
+from zoo.pictures.of_models import to_unit
 from zoo.registry import Registry
 
 LATENT_BATCH = 500

@@ -17,8 +17,8 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import SYMMETRIC, ImageSpec
-from zoo.nets.convolutions import Conv2d, ConvTranspose2d
 from zoo.errors import UserError
+from zoo.nets.convolutions import Conv2d, ConvTranspose2d
 from zoo.options import check_options, signature_options
 from zoo.registry import Registry
 
@@ -40,7 +40,7 @@ class Net:
     feature_shape: tuple[int, ...]
 
 
-NETS: Registry[Callable[..., Net]] = Registry("net")
+NETS: Registry[Callable[..., Net]] = Registry("net", package="zoo.nets")
 register_net = NETS.register
 
 

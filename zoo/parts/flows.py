@@ -1,19 +1,15 @@
-"""Invertible maps that make a Gaussian posterior flexible, and the VAE that they are used in."""
+"""Invertible maps that make a Gaussian posterior flexible."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from zoo.base import ImageSpec
-from zoo.parts.distributions import DiagonalGaussian, Posterior
-from zoo.families.latent import LatentVAE
+from zoo.parts.distributions import DiagonalGaussian
 
 # From z `[k, B, D]` to f(z) `[k, B, D]` and log |det df/dz| `[k, B]`.
 Flow = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -37,32 +33,6 @@ class FlowPosterior:
         start, log_q = self.base.draw(k)
         z, log_det = self.flow(start)
         return z, log_q - log_det
-
-
-class FlowVAE(LatentVAE):
-    """A Gaussian posterior followed by a flow. A subclass writes `flow`.
-
-    Args:
-        image: The data's shape and range.
-        latent_dim: D, dimensions of the latent.
-        **options: Those of `LatentVAE`.
-    """
-
-    def __init__(self, image: ImageSpec, *, latent_dim: PositiveInt = 32, **options: Any) -> None:
-        super().__init__(image, **options)
-        self.latent_dim = latent_dim
-        self.to_mu = nn.Linear(self.features, latent_dim)
-        self.to_logvar = nn.Linear(self.features, latent_dim)
-        self.from_latent = self.features_from(latent_dim)
-
-    def flow(self, h: Tensor) -> Flow:
-        """Return the map of images whose features are h, `[B, F]`."""
-        raise NotImplementedError
-
-    def posterior(self, x: Tensor, y: Tensor | None = None) -> Posterior:
-        """Return q(z|x) of a batch."""
-        h = self.encoder(x).flatten(1)
-        return FlowPosterior(DiagonalGaussian(self.to_mu(h).float(), self.to_logvar(h).float()), self.flow(h))
 
 
 def planar(z: Tensor, u: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

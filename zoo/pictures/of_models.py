@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from zoo.pictures import drawing
 from zoo.base import BaseVAE, Batch
 from zoo.parts.distributions import gaussian_kl
+from zoo.pictures import drawing
 
 CELL = 64  # pixels: the least that an image's longer side is enlarged to, and the most that it is left at
 MAX_CLASSES = 20  # that have a row or a colour each

@@ -24,6 +24,7 @@ from statistics import fmean, stdev
 from typing import Any
 from urllib.parse import quote
 
+from zoo.errors import UserError
 from zoo.reports.reference import (
     CONFIG_FILE,
     RESULTS_FILE,
@@ -36,7 +37,6 @@ from zoo.reports.reference import (
     load_references,
     read_run,
 )
-from zoo.errors import UserError
 
 MAIN_METRICS = ("fid", "fd_lenet", "nll", "elbo", "psnr", "kl", "recon")  # in this order, where there are such
 COST_UNITS = ("s", "MiB", "images/s")

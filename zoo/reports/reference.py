@@ -93,7 +93,7 @@ def read_run(folder: Path) -> Run:
 
 
 def _with_defaults(model: dict[str, Any]) -> dict[str, Any]:
-    from zoo.create import model_options  # brings torch along
+    from zoo.models import model_options  # brings torch along
 
     given = {name: value for name, value in model.items() if name != "name"}
     try:

@@ -32,9 +32,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
-from zoo.reports.reference import CONFIG_FILE, Run, flatten, read_run
 from zoo.config import Config, check, load_config, parse_yaml
 from zoo.errors import UserError
+from zoo.reports.reference import CONFIG_FILE, Run, flatten, read_run
 
 ROOT = Path(__file__).parent.parent
 LOG_FILE = "suite.log"

@@ -25,9 +25,9 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.parts.distributions import gaussian_kl, gaussian_log_prob
 from zoo.errors import UserError
 from zoo.families.gaussian import GaussianVAE
+from zoo.parts.distributions import gaussian_kl, gaussian_log_prob
 
 
 def stratified_log_weights(batch: int, n: int, device: torch.device | None = None) -> Tensor:

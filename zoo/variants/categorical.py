@@ -27,8 +27,8 @@ from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.families.discrete import CategoricalPosterior, CodeVAE
 from zoo.errors import UserError
+from zoo.families.discrete import CategoricalPosterior, CodeVAE
 
 
 @register("categorical")

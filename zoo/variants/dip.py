@@ -19,9 +19,9 @@ from pydantic import NonNegativeFloat
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
+from zoo.families.gaussian import GaussianVAE
 from zoo.parts.distributions import gaussian_kl
 from zoo.parts.divergences import covariance
-from zoo.families.gaussian import GaussianVAE
 
 
 @register("dip_i", "covariance of the posterior means", kind="i", diagonal=100.0)

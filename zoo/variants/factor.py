@@ -22,10 +22,10 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.parts.distributions import gaussian_kl
-from zoo.parts.divergences import permute_dims
 from zoo.families.gaussian import GaussianVAE
 from zoo.nets.pairs import latent_critic
+from zoo.parts.distributions import gaussian_kl
+from zoo.parts.divergences import permute_dims
 
 
 @register("factor")

@@ -16,7 +16,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import ImageSpec, register
-from zoo.parts.flows import AutoregressiveStep, Flow, FlowVAE
+from zoo.families.flow import FlowVAE
+from zoo.parts.flows import AutoregressiveStep, Flow
 
 
 @register("iaf")

@@ -8,8 +8,8 @@ as its aggregate is the prior. `scale` is the paper's lambda.
 Logs:
     mmd: squared maximum mean discrepancy of the batch's latents and as many draws of the prior, unbiased.
 
-Departs from the paper: the kernel is a choice of two, see `zoo.parts.divergences.kernel_matrix`; q(z) is estimated on each
-rank, from its own images.
+Departs from the paper: the kernel is a choice of two, see `zoo.parts.divergences.kernel_matrix`; q(z) is estimated on
+each rank, from its own images.
 """
 
 from typing import Annotated, Any
@@ -19,9 +19,9 @@ from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
+from zoo.families.gaussian import GaussianVAE
 from zoo.parts.distributions import gaussian_kl
 from zoo.parts.divergences import Kernel, mmd
-from zoo.families.gaussian import GaussianVAE
 
 
 @register("info")

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.config import Fraction
+from zoo.families.latent import LatentVAE
 from zoo.parts.distributions import gaussian_kl_between, gaussian_log_prob, gaussian_sample, standard_normal
 from zoo.parts.hierarchy import Gaussian, LadderPosterior
-from zoo.families.latent import LatentVAE
 
 
 def mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:

@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import PositiveFloat
 
 from zoo.base import ImageSpec, register
-from zoo.parts.distributions import Likelihood
 from zoo.families.gaussian import GaussianVAE
+from zoo.parts.distributions import Likelihood
 
 
 @register("logcosh")

@@ -19,8 +19,8 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from zoo.base import BaseVAE, Batch, ImageSpec, register
-from zoo.parts.distributions import gaussian_kl
 from zoo.families.gaussian import GaussianVAE
+from zoo.parts.distributions import gaussian_kl
 from zoo.parts.similarity import scale_weights, window
 
 

@@ -15,7 +15,8 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import ImageSpec, register
-from zoo.parts.flows import Flow, FlowVAE, planar
+from zoo.families.flow import FlowVAE
+from zoo.parts.flows import Flow, planar
 
 
 @register("planar")

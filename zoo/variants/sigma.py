@@ -21,8 +21,8 @@ from torch import Tensor
 
 from zoo import ranks
 from zoo.base import Batch, ImageSpec, register
-from zoo.parts.distributions import gaussian_kl
 from zoo.families.gaussian import GaussianVAE
+from zoo.parts.distributions import gaussian_kl
 
 MOMENTUM = 0.01
 

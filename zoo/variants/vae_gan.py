@@ -26,10 +26,10 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import BaseVAE, Batch, ImageSpec, register
-from zoo.parts.distributions import gaussian_kl
 from zoo.families.gaussian import GaussianVAE
 from zoo.nets.pairs import build_net
 from zoo.options import signature_options
+from zoo.parts.distributions import gaussian_kl
 
 
 class Discriminator(nn.Module):

@@ -17,9 +17,9 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.parts.distributions import gaussian_sample
 from zoo.families.gaussian import GaussianVAE
 from zoo.families.latent import LatentVAE
+from zoo.parts.distributions import gaussian_sample
 
 
 @register("vamp")

@@ -6,9 +6,9 @@ import inspect
 from typing import Any
 
 from zoo.base import UNIT, VARIANTS, BaseVAE, ImageSpec
-from zoo.parts.distributions import ACTIVATION_RANGE
 from zoo.nets.pairs import NETS
 from zoo.options import check_options, signature_options
+from zoo.parts.distributions import ACTIVATION_RANGE
 
 
 def model_options(name: str, options: dict[str, Any]) -> dict[str, inspect.Parameter]:
