@@ -13,8 +13,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 quickstart: install
-	@$(BIN)/python -m zoo.reports.suite configs/suites/quickstart.yaml
-	@$(BIN)/python -m zoo.reports.leaderboard runs/quickstart --out runs/quickstart/leaderboard
+	@$(BIN)/python run.py suite configs/suites/quickstart.yaml
+	@$(BIN)/python run.py leaderboard runs/quickstart --out runs/quickstart/leaderboard
 
 # Two processes; the tests of a file stay together, as they share what they set up.
 test: install lint
@@ -27,6 +27,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

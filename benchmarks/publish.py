@@ -71,11 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         count = publish(arguments.source, arguments.out)
+        print(f"{count} runs in {arguments.out / 'runs'}")
+        leaderboard.write(arguments.out / "runs", arguments.out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(f"{count} runs in {arguments.out / 'runs'}")
-    return leaderboard.main([str(arguments.out / "runs"), "--out", str(arguments.out)])
+    return 0
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import yaml
 from accelerate.state import AcceleratorState
 from PIL import Image
 
-import run as command_line
 from tests.runs import PLUGINS, ROOT, make_config, run, settings
+from zoo.commands import main
 
 VARIANTS = ("beta", "celeba", "conditional", "conv", "mlp", "mnist", "vanilla")
 
@@ -39,7 +39,7 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
 
     def call(*argv: object) -> tuple[int, str, str]:
         AcceleratorState._reset_state(reset_partial_state=True)
-        code = command_line.main([str(word) for word in argv])
+        code = main([str(word) for word in argv])
         said = capsys.readouterr()
         return code, said.out, said.err
 

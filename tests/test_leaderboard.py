@@ -23,6 +23,7 @@ from PIL import Image
 
 from tests.test_reference import EPOCHS, mnist_config
 from tests.test_reference import write_run as write_mnist_run
+from zoo.commands import main
 from zoo.reports import leaderboard
 from zoo.reports.leaderboard import Board, Column, build_boards, find_runs, plots
 from zoo.reports.reference import load_references
@@ -72,7 +73,7 @@ def best(board: Board, name: str) -> list[str]:
 
 
 def build(root: Path, out: Path) -> str:
-    assert leaderboard.main([str(root), "--out", str(out)]) == 0
+    assert main(["leaderboard", str(root), "--out", str(out)]) == 0
     return (out / "leaderboard.html").read_text(encoding="utf-8")
 
 
@@ -203,14 +204,14 @@ def test_nothing_to_show_is_an_error_in_one_sentence(
         runs.mkdir()
     if make == "broken":
         (write_run(runs / "a") / "results.json").write_text("{")
-    assert leaderboard.main([str(runs), "--out", str(tmp_path / "out")]) == 2
+    assert main(["leaderboard", str(runs), "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("error: ") and error.count("\n") == 1 and str(runs) in error
     assert not (tmp_path / "out").exists()
 
 
 def test_the_command_answers_without_a_traceback(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "zoo.reports.leaderboard", str(tmp_path / "absent")]
+    command = [sys.executable, "-m", "zoo", "leaderboard", str(tmp_path / "absent")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, f"error: there is no folder {tmp_path / 'absent'}\n")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.runs import ROOT, rows
-from zoo.reports import reference
+from zoo.commands import main
 
 pytestmark = pytest.mark.usefixtures("data_root")
 
@@ -30,4 +30,4 @@ def test_the_mnist_notebook_is_reproduced(tmp_path: Path) -> None:
     """Epochs 1 to 5 within 1.5 %, by the command in the README."""
     command = [sys.executable, "run.py", "--config", "configs/mlp_mnist.yaml", f"out={tmp_path / 'r'}"]
     subprocess.run(command, cwd=ROOT, check=True)
-    assert reference.main([str(tmp_path / "r")]) == 0
+    assert main(["reference", str(tmp_path / "r")]) == 0

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from zoo.commands import main
 from zoo.config import check
 from zoo.errors import UserError
 from zoo.reports import reference
@@ -69,7 +70,7 @@ def test_one_epoch_outside_the_tolerance_is_outside(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], factor: float, code: int
 ) -> None:
     run = write_run(tmp_path / "run", [*EPOCHS[:3], EPOCHS[3] * factor, EPOCHS[4]])
-    assert reference.main([str(run)]) == code
+    assert main(["reference", str(run)]) == code
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split() == ["epoch", "published", "ours", "difference"]
     fourth = ["4", "111.3464", f"{EPOCHS[3] * factor:.4f}", f"{100 * (factor - 1):+.2f}", "%"]
@@ -78,7 +79,7 @@ def test_one_epoch_outside_the_tolerance_is_outside(
 
 
 def test_later_epochs_do_not_count(tmp_path: Path) -> None:
-    assert reference.main([str(write_run(tmp_path / "run", [*EPOCHS, 1.0]))]) == 0
+    assert main(["reference", str(write_run(tmp_path / "run", [*EPOCHS, 1.0]))]) == 0
 
 
 @pytest.mark.parametrize(
@@ -97,22 +98,22 @@ def test_another_protocol_is_never_compared(
 ) -> None:
     folder = write_run(tmp_path / "run", config=mnist_config(**config), **results)
     assert compare_all(load_references(), [read_run(folder)]) == []
-    assert reference.main([str(folder)]) == 2
+    assert main(["reference", str(folder)]) == 2
     error = capsys.readouterr().err
     assert re.search(named, error) and error.count("\n") == 1
 
 
 def test_an_explicit_default_is_the_default(tmp_path: Path) -> None:
     config = mnist_config(model={"name": "mlp", "latent_dim": 20, "hidden_dims": [400], "recon": "bce"})
-    assert reference.main([str(write_run(tmp_path / "run", config=config))]) == 0
+    assert main(["reference", str(write_run(tmp_path / "run", config=config))]) == 0
 
 
 def test_too_few_epochs_and_unknown_rows_stay_blank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     short = write_run(tmp_path / "short", EPOCHS[:3])
     assert compare_all(load_references(), [read_run(short)]) == []
-    assert reference.main([str(short)]) == 2
+    assert main(["reference", str(short)]) == 2
     assert "it has not all of the 5 values of train/epoch_loss" in capsys.readouterr().err
-    assert reference.main([str(write_run(tmp_path / "other", variant="odd"))]) == 2
+    assert main(["reference", str(write_run(tmp_path / "other", variant="odd"))]) == 2
     assert "nothing is published for odd on mnist" in capsys.readouterr().err
 
 
@@ -174,6 +175,6 @@ def test_a_run_that_is_half_written_is_one_sentence(
 ) -> None:
     run = write_run(tmp_path / "run")
     break_it(run)
-    assert reference.main([str(run)]) == 2
+    assert main(["reference", str(run)]) == 2
     error = capsys.readouterr().err
     assert said in error and str(run) in error and error.count("\n") == 1

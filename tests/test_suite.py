@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.runs import ROOT
+from zoo.commands import main
 from zoo.config import load_config, parse_yaml
 from zoo.errors import UserError
 from zoo.reports import suite
 from zoo.reports.reference import flatten
-from zoo.reports.suite import ROOT, as_text, grid, load_suite, shard
+from zoo.reports.suite import as_text, grid, load_suite, shard
 
 BASE = {
     "model": {"name": "mlp", "recon": "bce"},
@@ -26,7 +28,7 @@ BASE = {
     **{"epochs": 1, "batch_size": 32, "threads": 1, "device": "cpu"},
 }
 
-# What run.py does, without torch: takes its steps, one file each, and fails, waits or dies if the config says so.
+# What a run does, without torch: takes its steps, one file each, and fails, waits or dies if the config says so.
 STAND_IN = """
 import json, os, signal, sys, time, yaml
 from pathlib import Path
@@ -53,11 +55,14 @@ results |= {{"steps": 3, "benchmarked": {{metric: "" for metric in config.benchm
 """
 
 
+def stand_in_program(folder: Path) -> list[str]:
+    (folder / "stand_in.py").write_text(STAND_IN.format(root=str(ROOT)))
+    return [sys.executable, str(folder / "stand_in.py")]
+
+
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "root").mkdir()
-    (tmp_path / "root" / "run.py").write_text(STAND_IN.format(root=str(ROOT)))
-    monkeypatch.setattr(suite, "ROOT", tmp_path / "root")
+    monkeypatch.setattr(suite, "PROGRAM", stand_in_program(tmp_path))
 
 
 def write_suite(folder: Path, **changes: Any) -> Path:
@@ -108,41 +113,41 @@ def test_what_is_finished_is_skipped_and_what_failed_is_tried_again(
 ) -> None:
     runs = {"wrong": {"model": {"name": "wrong"}}, "dies": {"model": {"name": "dies"}}, "plain": {}}
     path = write_suite(tmp_path, runs=runs, seeds=[0])
-    assert suite.main([str(path)]) == 1
+    assert main(["suite", str(path)]) == 1
     captured = capsys.readouterr()
     assert "3/3] plain_digits_0 elbo -1.5" in captured.out and "1 of 3 runs finished" in captured.out
     errors = captured.err.splitlines()
     assert len(errors) == 2 and f"{tmp_path / 'runs' / 'wrong_digits_0'}: it went wrong (exit code 1" in errors[0]
     assert "killed by signal 9" in errors[1]
     assert started(tmp_path) == ["wrong_digits_0", "dies_digits_0", "plain_digits_0"]
-    assert suite.main([str(path)]) == 1
+    assert main(["suite", str(path)]) == 1
     assert started(tmp_path)[3:] == ["wrong_digits_0", "dies_digits_0"]
     assert "plain_digits_0 is finished already" in capsys.readouterr().out
 
 
 def test_a_run_is_finished_when_its_results_are_whole(tmp_path: Path, stand_in: None) -> None:
     path = write_suite(tmp_path, runs={"plain": {}}, seeds=[0])
-    assert suite.main([str(path)]) == 0
+    assert main(["suite", str(path)]) == 0
     results = tmp_path / "runs" / "plain_digits_0" / "results.json"
     whole = results.read_text()
     unfinished = json.dumps({key: value for key, value in json.loads(whole).items() if key != "steps"})
     for number, broken in enumerate((whole[:-20], unfinished), 1):
         results.write_text(broken)
-        assert suite.main([str(path)]) == 0 and json.loads(results.read_text())["steps"] == 3
+        assert main(["suite", str(path)]) == 0 and json.loads(results.read_text())["steps"] == 3
         assert len(started(tmp_path)) == 1 + number
 
 
 def test_a_finished_run_of_other_settings_is_neither_kept_nor_overwritten(
     tmp_path: Path, stand_in: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert suite.main([str(write_suite(tmp_path, runs={"plain": {}}, seeds=[0]))]) == 0
-    assert suite.main([str(write_suite(tmp_path, runs={"plain": {}}, seeds=[0], settings={"lr": 0.5}))]) == 1
+    assert main(["suite", str(write_suite(tmp_path, runs={"plain": {}}, seeds=[0]))]) == 0
+    assert main(["suite", str(write_suite(tmp_path, runs={"plain": {}}, seeds=[0], settings={"lr": 0.5}))]) == 1
     assert "it is finished with lr=0.001, and the suite says 0.5: remove" in capsys.readouterr().err
     for changes in ({"threads": 2, "log_every": 7, "device": "auto"}, {"data": {"root": "elsewhere"}}):
-        assert suite.main([str(write_suite(tmp_path, runs={"plain": {}}, seeds=[0], settings=changes))]) == 0
+        assert main(["suite", str(write_suite(tmp_path, runs={"plain": {}}, seeds=[0], settings=changes))]) == 0
     assert len(started(tmp_path)) == 1
     scored = write_suite(tmp_path, runs={"plain": {}}, seeds=[0], settings={"benchmark": {"metrics": ["ssim"]}})
-    assert suite.main([str(scored)]) == 0 and len(started(tmp_path)) == 2
+    assert main(["suite", str(scored)]) == 0 and len(started(tmp_path)) == 2
 
 
 def test_a_run_without_a_metric_is_no_failure_and_is_scored_again(
@@ -151,13 +156,13 @@ def test_a_run_without_a_metric_is_no_failure_and_is_scored_again(
     asked = {"benchmark": {"metrics": ["ssim", "fid"]}}
     path = write_suite(tmp_path, runs={"plain": {}}, seeds=[0], settings=asked)
     for number in (1, 2):
-        assert suite.main([str(path)]) == 0
+        assert main(["suite", str(path)]) == 0
         assert "elbo -1.5, no fid (why: " in capsys.readouterr().out and len(started(tmp_path)) == number
 
 
 def test_a_config_that_is_wrong_fails_alone(tmp_path: Path, stand_in: None, capsys: pytest.CaptureFixture[str]) -> None:
     path = write_suite(tmp_path, runs={"typo": {"learning_rate": 1}, "plain": {}}, seeds=[0])
-    assert suite.main([str(path)]) == 1
+    assert main(["suite", str(path)]) == 1
     captured = capsys.readouterr()
     assert "unknown key 'learning_rate'" in captured.err and "1 of 2 runs finished" in captured.out
     assert started(tmp_path) == ["plain_digits_0"]
@@ -165,11 +170,10 @@ def test_a_config_that_is_wrong_fails_alone(tmp_path: Path, stand_in: None, caps
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_suite_after_the_run_has_saved_its_state(tmp_path: Path, number: signal.Signals) -> None:
-    (tmp_path / "root").mkdir()
-    (tmp_path / "root" / "run.py").write_text(STAND_IN.format(root=str(ROOT)))
     path = write_suite(tmp_path, runs={"slow": {"model": {"name": "slow"}}, "plain": {}}, seeds=[0])
-    program = f"from pathlib import Path; from benchmarks import suite; suite.ROOT = Path({str(tmp_path / 'root')!r})\n"
-    command = [sys.executable, "-c", f"{program}import sys; sys.exit(suite.main([{str(path)!r}]))"]
+    program = f"import sys; from zoo.reports import suite; suite.PROGRAM = {stand_in_program(tmp_path)}; "
+    program += f"from zoo.commands import main; sys.exit(main(['suite', {str(path)!r}]))"
+    command = [sys.executable, "-c", program]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
     deadline = time.monotonic() + 20
     while not started(tmp_path) and time.monotonic() < deadline:
@@ -197,15 +201,15 @@ def test_a_wrong_suite_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any] | None, said: str
 ) -> None:
     path = tmp_path / "absent.yaml" if changes is None else write_suite(tmp_path, **changes)
-    assert suite.main([str(path)]) == 2
+    assert main(["suite", str(path)]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1
 
 
 def test_a_real_run_is_trained_and_scored(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert suite.main([str(write_suite(tmp_path, runs={"plain": {}}, seeds=[0]))]) == 0
+    assert main(["suite", str(write_suite(tmp_path, runs={"plain": {}}, seeds=[0]))]) == 0
     assert "[1/1] plain_digits_0 elbo -" in capsys.readouterr().out
-    assert suite.main([str(write_suite(tmp_path, runs={"plain": {}}, seeds=[0]))]) == 0
+    assert main(["suite", str(write_suite(tmp_path, runs={"plain": {}}, seeds=[0]))]) == 0
     assert "is finished already" in capsys.readouterr().out
 
 

@@ -235,4 +235,6 @@ def report(out: Path) -> str:
 
 def command() -> str:
     """Return the command line that started this process, as it would be typed."""
-    return shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name
+    launched = ["-m", "zoo"] if program == "__main__.py" else [program]
+    return shlex.join(["python", *launched, *sys.argv[1:]])

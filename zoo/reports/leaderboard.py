@@ -1,4 +1,4 @@
-"""Tables and plots of finished runs: `python -m zoo.reports.leaderboard runs/ --out leaderboard`.
+"""Tables and plots of finished runs: `python run.py leaderboard runs/ --out leaderboard`.
 
 A board holds what was measured on the same images; its rows are configs, averaged over seeds; its columns are metrics
 by protocol. Only numbers of one column are ever ranked.
@@ -6,7 +6,6 @@ by protocol. Only numbers of one column are ever ranked.
 
 from __future__ import annotations
 
-import argparse
 import base64
 import csv
 import io
@@ -696,25 +695,21 @@ def terminal_table(board: Board) -> str:
     return "\n".join([board.title, *(f"  {line}".rstrip() for line in padded)])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write the leaderboard; exit code 2 where there is nothing to show."""
-    parser = argparse.ArgumentParser(
-        prog="python -m zoo.reports.leaderboard",
-        description="Write leaderboard.html, leaderboard.md and leaderboard.csv from the finished runs below a folder.",
-    )
-    parser.add_argument("runs", type=Path, help="searched with all its subfolders, such as runs/")
-    parser.add_argument("--out", type=Path, default=Path("leaderboard"), help="folder to write (default leaderboard)")
-    arguments = parser.parse_args(argv)
-    out: Path = arguments.out
-    try:
-        runs, problems = find_runs(arguments.runs)
-        boards = build_boards(runs, load_references())
-        problems += add_files(boards, out)
-        if out.exists() and not out.is_dir():
-            raise UserError(f"--out {out} is a file: name a folder")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+def write(folder: Path, out: Path) -> None:
+    """Write leaderboard.html, leaderboard.md and leaderboard.csv from the finished runs below a folder.
+
+    Args:
+        folder: Searched with all its subfolders.
+        out: Folder to write.
+
+    Raises:
+        UserError: if there is nothing to show, or nowhere to write it.
+    """
+    runs, problems = find_runs(folder)
+    boards = build_boards(runs, load_references())
+    problems += add_files(boards, out)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file: name a folder")
     out.mkdir(parents=True, exist_ok=True)
     write_csv(boards, out / "leaderboard.csv")
     write_markdown(boards, out / "leaderboard.md")
@@ -723,8 +718,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"warning: {problem}", file=sys.stderr)
     print("\n\n".join(terminal_table(board) for board in boards))
     print(f"\nmean ± sd over seeds, * best; all columns, pictures and plots in {out / 'leaderboard.html'}")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

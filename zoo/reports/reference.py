@@ -1,10 +1,8 @@
-"""Published numbers, and whether a run reproduces them: `python -m zoo.reports.reference RUN`."""
+"""Published numbers, and whether a run reproduces them: `run.py reference RUN`."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -244,24 +242,22 @@ def report(comparison: Comparison) -> str:
     return "\n".join([*lines, f"{verdict} the tolerance of {100 * (table.tolerance or 0):g} %"])
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Compare one run; exit code 0 if all is within tolerance, 1 if not, 2 if there is nothing to compare."""
-    parser = argparse.ArgumentParser(
-        prog="python -m zoo.reports.reference", description="Hold a run against published numbers of the same protocol."
-    )
-    parser.add_argument("run", type=Path, help="the run's folder, such as runs/mlp_mnist_z20_s28_1")
-    arguments = parser.parse_args(argv)
-    try:
-        run = read_run(arguments.run)
-        references = list(candidates(load_references(), run.results))
-        comparisons = compare_all(references, [run])
-        if not comparisons:
-            raise UserError(f"{run.folder} can't be compared: {_why_not(references, run)}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+def compare_run(folder: Path) -> bool:
+    """Hold a run against published numbers of the same protocol, and print how they compare.
+
+    Returns:
+        Whether all are within their tolerance.
+
+    Raises:
+        UserError: if there is nothing to compare.
+    """
+    run = read_run(folder)
+    references = list(candidates(load_references(), run.results))
+    comparisons = compare_all(references, [run])
+    if not comparisons:
+        raise UserError(f"{run.folder} can't be compared: {_why_not(references, run)}")
     print("\n\n".join(report(comparison) for comparison in comparisons))
-    return 0 if all(comparison.within for comparison in comparisons) else 1
+    return all(comparison.within for comparison in comparisons)
 
 
 def _why_not(references: Sequence[Reference], run: Run) -> str:
@@ -270,7 +266,3 @@ def _why_not(references: Sequence[Reference], run: Run) -> str:
     first = references[0]
     reason = unmet(first, run) or f"it has not all of the {len(first.values)} values of {first.table.metric}"
     return f"for {first.table.metric} of {first.table.source}, {reason}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Train and score a grid of runs: `python -m zoo.reports.suite configs/suites/quickstart.yaml`.
+"""Train and score a grid of runs: `run.py suite configs/suites/quickstart.yaml`.
 
 A suite is a YAML file; every run in it is `base`, then `settings`, then a data set's, then a variant's:
 
@@ -9,14 +9,13 @@ A suite is a YAML file; every run in it is `base`, then `settings`, then a data 
     runs: {beta4: {model: {name: beta, net: mlp, beta: 4}}}    # name: settings
     seeds: [0, 1]
 
-Each run is a process of its own, `run.py … --resume`. That costs it some seconds to start; for them, a run that is
-killed for its memory takes nothing else along, no setting of torch or Accelerate leaks from one run into the next, and
-a row of the leaderboard comes from exactly the command that is written beside it.
+Each run is a process of its own, `python -m zoo … --resume`. That costs it some seconds to start; for them, a run that
+is killed for its memory takes nothing else along, no setting of torch or Accelerate leaks from one run into the next,
+and a row of the leaderboard comes from exactly the command that is written beside it.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -36,7 +35,7 @@ from zoo.config import Config, check, load_config, parse_yaml
 from zoo.errors import UserError
 from zoo.reports.reference import CONFIG_FILE, Run, flatten, read_run
 
-ROOT = Path(__file__).parent.parent
+PROGRAM = [sys.executable, "-m", "zoo"]
 LOG_FILE = "suite.log"
 # A finished run may differ in these from what the suite asks for, and still is what it asks for.
 MAY_DIFFER = ("out", "device", "threads", "trackers", "wandb", "keep", "log_every", "checkpoint_every")
@@ -69,7 +68,7 @@ class Job:
     @property
     def command(self) -> list[str]:
         """What is executed."""
-        return [sys.executable, str(ROOT / "run.py"), "--config", str(self.base), "--resume", *self.overrides]
+        return [*PROGRAM, "--config", str(self.base), "--resume", *self.overrides]
 
     def finished(self) -> bool:
         """Whether its folder holds the finished run, with every metric that is asked for.
@@ -233,21 +232,14 @@ def summary(job: Job) -> str:
     return ", ".join([*shown, *(f"no {metric} (why: {job.out / LOG_FILE})" for metric in lacks)]) or "done"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a suite; exit code 0, 1 if any run failed, 2 for a mistake in the suite, 130 if it was stopped."""
-    parser = argparse.ArgumentParser(
-        prog="python -m zoo.reports.suite",
-        description="Train and score a grid of variants, data sets and seeds. Run again, it goes on where it ended.",
-    )
-    parser.add_argument("suite", type=Path, help="YAML file, such as configs/suites/quickstart.yaml")
-    parser.add_argument("--shard", default="1/1", metavar="i/n", help="only every n-th run, from the i-th: 1/4 to 4/4")
-    arguments = parser.parse_args(argv)
-    try:
-        suite = load_suite(arguments.suite)
-        jobs = shard(grid(suite), arguments.shard)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
+def run(path: Path, share: str = "1/1") -> int:
+    """Execute a suite's file, or one share of its runs; exit code 0, 1 if any run failed, 130 if it was stopped.
+
+    Raises:
+        UserError: if the file or the share is wrong.
+    """
+    suite = load_suite(path)
+    jobs = shard(grid(suite), share)
     try:
         failures = run_suite(jobs)
     except (Stop, KeyboardInterrupt):
@@ -257,7 +249,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"failed: {out}: {problem}", file=sys.stderr)
     print(f"{len(jobs) - len(failures)} of {len(jobs)} runs finished in {suite.out}")
     return 1 if failures else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
