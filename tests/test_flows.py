@@ -12,9 +12,10 @@ from torch.autograd.functional import jacobian
 
 from tests.runs import small
 from zoo.base import ImageSpec
+from zoo.families.flow import FlowVAE
 from zoo.models import create
 from zoo.parts.distributions import gaussian_log_prob
-from zoo.parts.flows import AutoregressiveStep, FlowVAE, planar
+from zoo.parts.flows import AutoregressiveStep, planar
 
 DIM = 4
 
