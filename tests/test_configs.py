@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from zoo.base import ImageSpec, random_batch
-from zoo.config import load_config
+from zoo.base import VARIANTS, ImageSpec, random_batch
+from zoo.config import Config, load_config
 from zoo.data import DATASETS
 from zoo.models import create, preferred_range
 from zoo.options import check_options, signature_options
+from zoo.registry import load_plugin
+from zoo.reports.suite import grid, load_suite
 
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.yaml"))
 # Channels, pixels a side as the data set has them, classes, attributes.
@@ -48,6 +50,33 @@ def test_configs_are_named_after_variant_and_data() -> None:
         if path.stem != "quickstart":
             config = load_config(path)
             assert path.stem == f"{config.model.name}_{config.data.name}"
+
+
+SUITES = sorted((Path(__file__).parent.parent / "configs" / "suites").glob("*.yaml"))
+RUNS = [(path.stem, load_config(path)) for path in CONFIGS]
+RUNS += [(job.out.name, load_config(job.base, job.overrides)) for suite in SUITES for job in grid(load_suite(suite))]
+
+
+@pytest.mark.parametrize(("where", "config"), RUNS, ids=[where for where, _ in RUNS])
+def test_a_shipped_config_says_what_its_name_brings_along(where: str, config: Config) -> None:
+    """Defaults of a name vanish with it: `model.name=…` on the command line would change the net and the likelihood."""
+    brought = VARIANTS.lookup(config.model.name).defaults.keys() & {"net", "latent_dim", "recon"}
+    assert brought <= config.model.options.keys(), where
+
+
+def test_another_name_keeps_the_experiment(tmp_path: Path) -> None:
+    plugin = tmp_path / "named.py"
+    lines = ["from zoo import GaussianVAE, register", "@register('named')", "class Named(GaussianVAE):", "    pass"]
+    plugin.write_text("\n".join(lines))
+    load_plugin(str(plugin))
+    for path in CONFIGS:
+        before, after = load_config(path).model, load_config(path, ["model.name=named"]).model
+        image = ImageSpec(3, 64, 64, preferred_range(before.name, before.options), classes=10, attributes=40)
+        assert preferred_range("named", after.options) == image.range
+        first = create(before.name, image, **before.options)
+        second = create("named", image, **after.options)
+        assert first.latent_dim == second.latent_dim and first.likelihood.kind == second.likelihood.kind
+        assert str(first.decoder) == str(second.decoder)
 
 
 def test_configs_are_short() -> None:
