@@ -116,7 +116,7 @@ class BaseVAE(nn.Module):
     needs_labels: ClassVar[bool] = False
     stochastic: ClassVar[bool] = True
     codebook_size: int = 0
-    batch_terms: ClassVar[tuple[str, ...]] = ()
+    batch_terms: tuple[str, ...] = ()
     bf16_safe: ClassVar[bool] = True
     not_compiled: ClassVar[str] = ""
     settled: ClassVar[tuple[str, ...]] = ()

@@ -132,6 +132,7 @@ class QuantisedVAE(CodeVAE):
     """Codes by rounding: the posterior is a point. A subclass sets `quantizer`, of `zoo.parts.quantizers`."""
 
     stochastic = False
+    settled = (*CodeVAE.settled, "warmup", "free_bits")  # a point's KL is its code length, which the prior alone learns
     batch_terms = ("perplexity",)
     quantizer: VectorQuantizer | FiniteScalarQuantizer
 

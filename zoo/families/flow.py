@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from zoo.base import ImageSpec
 from zoo.families.latent import LatentVAE
-from zoo.parts.distributions import DiagonalGaussian, Posterior
+from zoo.parts.distributions import DiagonalGaussian, Posterior, bounded_logvar
 from zoo.parts.flows import Flow, FlowPosterior
 
 
@@ -36,4 +36,5 @@ class FlowVAE(LatentVAE):
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Posterior:
         """Return q(z|x) of a batch."""
         h = self.encoder(x).flatten(1)
-        return FlowPosterior(DiagonalGaussian(self.to_mu(h).float(), self.to_logvar(h).float()), self.flow(h))
+        base = DiagonalGaussian(self.to_mu(h).float(), bounded_logvar(self.to_logvar(h).float()))
+        return FlowPosterior(base, self.flow(h))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, VAEOutput
 from zoo.families.latent import LatentVAE
-from zoo.parts.distributions import DiagonalGaussian, Posterior, gaussian_kl, gaussian_sample
+from zoo.parts.distributions import DiagonalGaussian, Posterior, bounded_logvar, gaussian_kl_per_dim, gaussian_sample
 
 
 class GaussianVAE(LatentVAE):
@@ -36,7 +36,7 @@ class GaussianVAE(LatentVAE):
     def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mu and logvar of q(z|x), each `[B, D]`."""
         h = self.encoder(x).flatten(1)
-        return self.to_mu(h).float(), self.to_logvar(h).float()
+        return self.to_mu(h).float(), bounded_logvar(self.to_logvar(h).float())
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Posterior:
         """Return q(z|x) of a batch."""
@@ -60,13 +60,10 @@ class GaussianVAE(LatentVAE):
         logits = self.logits(z, y)
         return VAEOutput(self.likelihood.mean(logits), mu, logvar, z, logits)
 
-    def negative_elbo(self, batch: Batch, beta: Tensor | float) -> dict[str, Tensor]:
-        """Minus the evidence lower bound with the KL in closed form. Kingma & Welling 2013, equation 10.
-
-        Returns:
-            loss, and in nats per image: recon, kl, and elbo, a lower bound on log p(x) with every constant in place.
-        """
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return loss, recon, kl and elbo, the KL in closed form. Kingma & Welling 2013, equation 10."""
         out = self(batch.x, batch.y)
-        assert out.logvar is not None
         recon = self.likelihood.nll(out.logits, batch.x)  # [B]
-        return self.elbo_terms(recon, gaussian_kl(out.mu, out.logvar), beta)
+        kl = gaussian_kl_per_dim(out.mu, out.logvar)  # [B, D]
+        loss = self.recon_weight * recon + self.kl_weight() * self.free(kl)  # [B]
+        return {"loss": loss.mean(), **self.elbo_terms(recon, kl.sum(1))}

@@ -10,6 +10,7 @@ from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from zoo.base import BaseVAE, Batch, ImageSpec, VAEOutput
+from zoo.config import Fraction
 from zoo.nets.pairs import build_net
 from zoo.parts.distributions import (
     Activation,
@@ -90,14 +91,29 @@ class LatentVAE(NetVAE):
         image: The data's shape and range.
         latent_dim: D, dimensions of the latent.
         beta: Weight of the KL.
+        warmup: Share of the run over which the KL's weight rises from 0. Bowman et al. 2016, arXiv:1511.06349.
+        free_bits: λ, the nats of KL that each latent dimension may have without its counting in the loss, as a mean
+            over the batch; of a KL that is known for the whole latent alone, D λ. Kingma et al. 2016, arXiv:1606.04934.
         **options: Those of `NetVAE`.
     """
 
     latent_dim: int
 
-    def __init__(self, image: ImageSpec, *, beta: NonNegativeFloat = 1.0, **options: Any) -> None:
+    def __init__(
+        self,
+        image: ImageSpec,
+        *,
+        beta: NonNegativeFloat = 1.0,
+        warmup: Fraction = 0.0,
+        free_bits: NonNegativeFloat = 0.0,
+        **options: Any,
+    ) -> None:
         super().__init__(image, **options)
         self.beta = beta
+        self.warmup = warmup
+        self.free_bits = free_bits
+        if free_bits:
+            self.batch_terms = (*self.batch_terms, "loss")
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Posterior:
         """Return q(z|x) of a batch."""
@@ -123,24 +139,42 @@ class LatentVAE(NetVAE):
         logits = self.logits(z, y)
         return VAEOutput(self.likelihood.mean(logits), q.point, q.logvar, z, logits)
 
-    def elbo_terms(self, recon: Tensor, kl: Tensor, beta: Tensor | float) -> dict[str, Tensor]:
-        """Put recon and kl, `[B]` each, together: "loss", and in nats per image recon, kl and elbo.
+    def risen(self) -> Tensor | float:
+        """Return the share of the KL's weight that is in force: it rises to 1 over the first `warmup` of the run."""
+        return (self.progress / self.warmup).clamp(max=1) if self.warmup else 1.0
 
-        The elbo is a lower bound on log p(x) with every constant in place, whatever beta is.
+    def kl_weight(self) -> Tensor | float:
+        """Return β(t), the weight of the KL in force, from 0 to `beta`."""
+        return self.beta * self.risen()
+
+    def free(self, kl: Tensor, dims: int = 1) -> Tensor:
+        """Add a KL up over the latent, no part of which counts for less than its `free_bits`: `[B, G]` -> `[B]`.
+
+        sum_g max(λ, mean over the batch of KL_g). Kingma et al. 2016, arXiv:1606.04934, section C.8.
+
+        Args:
+            kl: Of G parts of the latent, nats.
+            dims: How many dimensions each part has.
+        """
+        if not self.free_bits:
+            return kl.sum(1)
+        return kl.mean(0).clamp(min=self.free_bits * dims).sum().expand(len(kl))
+
+    def elbo_terms(self, recon: Tensor, kl: Tensor) -> dict[str, Tensor]:
+        """Return the batch means of recon and kl, `[B]` nats each, and elbo, to be logged beside the loss.
+
+        The elbo is a lower bound on log p(x) with every constant in place, whatever the loss weighs the KL by.
         """
         elbo = -(recon + self.likelihood.constant + kl)  # [B]
-        loss = self.recon_weight * recon + beta * kl
-        return {"loss": loss.mean(), "recon": recon.mean(), "kl": kl.mean(), "elbo": elbo.mean()}
-
-    def negative_elbo(self, batch: Batch, beta: Tensor | float) -> dict[str, Tensor]:
-        """Minus the bound, with log q(z|x) - log p(z) at one sample for the KL. Kingma & Welling 2013, equation 6."""
-        z, log_q = self.posterior(batch.x, batch.y).draw(1)  # [1, B, D], [1, B]
-        recon = self.likelihood.nll(self.logits(z[0], batch.y), batch.x)  # [B]
-        return self.elbo_terms(recon, (log_q - self.log_prior(z))[0], beta)
+        return {"recon": recon.mean(), "kl": kl.mean(), "elbo": elbo.mean()}
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return the terms of `negative_elbo` at the variant's own beta."""
-        return self.negative_elbo(batch, self.beta)
+        """Return loss, recon, kl and elbo, the KL by one sample. Kingma & Welling 2013, equation 6."""
+        z, log_q = self.posterior(batch.x, batch.y).draw(1)  # [1, B, D], [1, B]
+        recon = self.likelihood.nll(self.logits(z[0], batch.y), batch.x)  # [B]
+        kl = (log_q - self.log_prior(z))[0]  # [B]
+        loss = self.recon_weight * recon + self.kl_weight() * self.free(kl[:, None], self.latent_dim)  # [B]
+        return {"loss": loss.mean(), **self.elbo_terms(recon, kl)}
 
     def sample(self, n: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Decode `n` draws from the prior: `[n, C, H, W]`."""

@@ -14,7 +14,7 @@ from zoo.data import Images
 from zoo.errors import UserError
 from zoo.metrics.core import Score, Subject, register_metric
 from zoo.metrics.likelihood import elbo_and_kl
-from zoo.parts.distributions import gaussian_kl, gaussian_log_prob, standard_normal
+from zoo.parts.distributions import gaussian_kl_per_dim, gaussian_log_prob, standard_normal
 
 POINTS = 10_000
 ACTIVE_VARIANCE = 0.01
@@ -34,7 +34,7 @@ def count_active_units(mu: Tensor) -> int:
 
 def mean_kl_per_dim(mu: Tensor, logvar: Tensor) -> Tensor:
     """KL(q(z_d|x) || N(0, 1)) of each dimension, averaged over the data: two `[N, D]` -> `[D]`, nats."""
-    return gaussian_kl(mu.reshape(-1, 1), logvar.reshape(-1, 1)).view_as(mu).mean(0)
+    return gaussian_kl_per_dim(mu, logvar).mean(0)
 
 
 def estimate_mutual_information(mu: Tensor, logvar: Tensor, seed: int = 0) -> float:

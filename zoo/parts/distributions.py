@@ -17,6 +17,7 @@ Reconstruction = Literal["bce", "mse", "l1", "logcosh", "gaussian"]
 Activation = Literal["sigmoid", "tanh", "none"]
 
 ACTIVATION_RANGE = {"sigmoid": UNIT, "tanh": SYMMETRIC}
+LOGVAR_BOUNDS = (-30.0, 20.0)
 
 
 def standard_normal(
@@ -30,15 +31,29 @@ def standard_normal(
     return torch.randn(shape, generator=generator, device=source, dtype=dtype).to(device)
 
 
+def bounded_logvar(logvar: Tensor) -> Tensor:
+    """Hold log variances within [-30, 20], where their exponentials are finite and exact; gradients pass unchanged.
+
+    Beyond the bounds exp would overflow, or leave nothing of a sum of squares; a gradient that were cut there, as
+    clamp's is, would leave the encoder where it is.
+    """
+    return logvar.clamp(*LOGVAR_BOUNDS).detach() + (logvar - logvar.detach())
+
+
 def gaussian_kl(mu: Tensor, logvar: Tensor) -> Tensor:
     """KL(N(mu, exp(logvar)) || N(0, I)) in nats: `[B, D]` -> `[B]`. Kingma & Welling 2013, appendix B."""
-    return -0.5 * (1 + logvar - mu.square() - logvar.exp()).sum(1)
+    return gaussian_kl_per_dim(mu, logvar).sum(1)
 
 
-def gaussian_kl_between(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tensor) -> Tensor:
-    """KL(N(mu, exp(logvar)) || N(prior_mu, exp(prior_logvar))) in nats, summed over the last dimension."""
+def gaussian_kl_per_dim(mu: Tensor, logvar: Tensor) -> Tensor:
+    """The same of each dimension: `[..., D]` -> `[..., D]`."""
+    return -0.5 * (1 + logvar - mu.square() - logvar.exp())
+
+
+def gaussian_kl_between_per_dim(mu: Tensor, logvar: Tensor, prior_mu: Tensor, prior_logvar: Tensor) -> Tensor:
+    """KL(N(mu, exp(logvar)) || N(prior_mu, exp(prior_logvar))) of each dimension, nats, same shape."""
     squared = (mu - prior_mu).square() + logvar.exp()
-    return 0.5 * (prior_logvar - logvar + squared * (-prior_logvar).exp() - 1).sum(-1)
+    return 0.5 * (prior_logvar - logvar + squared * (-prior_logvar).exp() - 1)
 
 
 def gaussian_log_prob(z: Tensor, mu: Tensor | float = 0.0, logvar: Tensor | float = 0.0) -> Tensor:

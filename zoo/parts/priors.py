@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.parts.distributions import gaussian_kl, gaussian_log_prob, gaussian_sample, standard_normal
+from zoo.parts.distributions import bounded_logvar, gaussian_kl, gaussian_log_prob, gaussian_sample, standard_normal
 
 
 class AutoregressivePrior(nn.Module):
@@ -70,15 +70,21 @@ class SecondStage(nn.Module):
         self.encoder, self.decoder = _two_hidden(dim, width, 2 * dim), _two_hidden(dim, width, dim)
         self.log_gamma = nn.Parameter(torch.tensor(-3.0))
 
+    def posterior(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log variance of q(u|z), each `[..., D]`."""
+        mu, logvar = self.encoder(z).float().chunk(2, dim=-1)
+        return mu, bounded_logvar(logvar)
+
     def loss(self, z: Tensor) -> Tensor:
         """Minus the evidence lower bound of `[B, D]`, in nats, averaged."""
-        mu, logvar = self.encoder(z).float().chunk(2, dim=1)
+        mu, logvar = self.posterior(z)
         u = gaussian_sample(mu, logvar)
-        return (gaussian_kl(mu, logvar) - gaussian_log_prob(z, self.decoder(u).float(), self.log_gamma)).mean()
+        recon = -gaussian_log_prob(z, self.decoder(u).float(), self.log_gamma)  # [B]
+        return (gaussian_kl(mu, logvar) + recon).mean()
 
     def log_prob_estimate(self, z: Tensor) -> Tensor:
         """Log p(z|u) + log p(u) - log q(u|z) at one u ~ q(u|z), nats: `[..., D]` -> `[...]`; its exp has mean p(z)."""
-        mu, logvar = self.encoder(z).float().chunk(2, dim=-1)
+        mu, logvar = self.posterior(z)
         u = gaussian_sample(mu, logvar)
         log_pz_u = gaussian_log_prob(z, self.decoder(u).float(), self.log_gamma)
         return log_pz_u + gaussian_log_prob(u) - gaussian_log_prob(u, mu, logvar)

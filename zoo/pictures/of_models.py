@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from zoo.base import BaseVAE, Batch
-from zoo.parts.distributions import gaussian_kl
+from zoo.parts.distributions import gaussian_kl_per_dim
 from zoo.pictures import drawing
 
 CELL = 64  # pixels: the least that an image's longer side is enlarged to, and the most that it is left at
@@ -209,7 +209,7 @@ def traversals(model: BaseVAE, batch: Batch, path: Path, dims: int = 10, columns
             weight = spread
         else:
             spread, centre = torch.ones_like(mu[0]), torch.zeros_like(mu[0])
-            weight = gaussian_kl(mu.unsqueeze(1), logvar.unsqueeze(1)).mean(0)  # [D]
+            weight = gaussian_kl_per_dim(mu, logvar).mean(0)  # [D]
         chosen = weight.argsort(descending=True)[:dims]
         z = mu[0].repeat(len(chosen), columns, 1)  # [rows, columns, D]
         for row, dim in zip(z, chosen, strict=True):

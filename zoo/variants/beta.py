@@ -19,8 +19,8 @@ from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.config import Fraction
 from zoo.families.gaussian import GaussianVAE
+from zoo.parts.distributions import gaussian_kl_per_dim
 
 
 @register("beta")
@@ -30,8 +30,7 @@ class BetaVAE(GaussianVAE):
     Args:
         image: The data's shape and range.
         beta: Final weight of the KL.
-        warmup: Share of the run (of each cycle) over which the weight rises from 0.
-        schedule: How it rises.
+        schedule: How the weight rises over `warmup`, or over that share of each cycle.
         cycles: How many times, if cyclical.
         **options: Those of `GaussianVAE`.
     """
@@ -41,26 +40,29 @@ class BetaVAE(GaussianVAE):
         image: ImageSpec,
         *,
         beta: NonNegativeFloat = 4.0,
-        warmup: Fraction = 0.0,
         schedule: Literal["linear", "cosine", "cyclical"] = "linear",
         cycles: PositiveInt = 4,
         **options: Any,
     ) -> None:
         super().__init__(image, beta=beta, **options)
-        self.warmup = warmup
         self.schedule = schedule
         self.cycles = cycles
 
-    def kl_weight(self) -> Tensor | float:
-        """β(t), from 0 to `beta`."""
+    def risen(self) -> Tensor | float:
+        """β(t) / β, from 0 to 1."""
         if not self.warmup:
-            return self.beta
+            return 1.0
         # The run ends at the top of its last cycle, not at the start of another.
         t = (self.progress * self.cycles) % 1 + (self.progress == 1) if self.schedule == "cyclical" else self.progress
         risen = (t / self.warmup).clamp(max=1)
-        return self.beta * (0.5 - 0.5 * (torch.pi * risen).cos() if self.schedule == "cosine" else risen)
+        return 0.5 - 0.5 * (torch.pi * risen).cos() if self.schedule == "cosine" else risen
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss, recon, kl, elbo, and the weight in force."""
-        weight = self.kl_weight()
-        return self.negative_elbo(batch, weight) | {"beta": torch.as_tensor(weight, device=batch.x.device)}
+        out = self(batch.x, batch.y)
+        recon = self.likelihood.nll(out.logits, batch.x)  # [B], -log p(x|z)
+        kl = gaussian_kl_per_dim(out.mu, out.logvar)  # [B, D]
+        beta = self.kl_weight()
+        loss = self.recon_weight * recon + beta * self.free(kl)  # [B]
+        weight = torch.as_tensor(beta, device=batch.x.device)
+        return {"loss": loss.mean(), **self.elbo_terms(recon, kl.sum(1)), "beta": weight}

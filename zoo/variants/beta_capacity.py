@@ -20,6 +20,7 @@ from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.families.gaussian import GaussianVAE
+from zoo.parts.distributions import gaussian_kl
 
 
 @register("beta_capacity")
@@ -34,7 +35,7 @@ class CapacityVAE(GaussianVAE):
         **options: Those of `GaussianVAE`.
     """
 
-    settled = ("beta",)
+    settled = ("beta", "warmup", "free_bits")
     batch_terms = ("loss",)
 
     def __init__(
@@ -53,7 +54,9 @@ class CapacityVAE(GaussianVAE):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss, recon, kl, elbo, and the target in force."""
-        target = self.capacity * (self.progress / self.anneal).clamp(max=1)
-        terms = self.negative_elbo(batch, 0.0)
-        loss = terms["loss"] + self.gamma * (terms["kl"] - target).abs()
-        return terms | {"loss": loss, "capacity": torch.clone(target)}
+        out = self(batch.x, batch.y)
+        recon = self.likelihood.nll(out.logits, batch.x)  # [B], -log p(x|z)
+        kl = gaussian_kl(out.mu, out.logvar)  # [B]
+        target = self.capacity * (self.progress / self.anneal).clamp(max=1)  # C(t)
+        loss = (self.recon_weight * recon).mean() + self.gamma * (kl.mean() - target).abs()
+        return {"loss": loss, **self.elbo_terms(recon, kl), "capacity": torch.clone(target)}

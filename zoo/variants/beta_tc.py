@@ -54,6 +54,7 @@ class BetaTCVAE(GaussianVAE):
         UserError: if the number of training images is not known.
     """
 
+    settled = ("free_bits",)
     batch_terms = ("loss", "mi", "tc", "dwkl")
 
     def __init__(
@@ -90,6 +91,7 @@ class BetaTCVAE(GaussianVAE):
         z = self.reparameterize(mu, logvar)
         recon = self.likelihood.nll(self.logits(z, batch.y), batch.x)  # [B]
         mi, tc, dwkl = self.decompose(z, mu, logvar)
-        terms = self.elbo_terms(recon, gaussian_kl(mu, logvar), 0.0)
-        loss = terms["loss"] + self.alpha * mi + self.beta * tc + self.gamma * dwkl
-        return terms | {"loss": loss, "mi": mi, "tc": tc, "dwkl": dwkl}
+        w = self.risen()
+        loss = (self.recon_weight * recon).mean() + w * self.alpha * mi + w * self.beta * tc + w * self.gamma * dwkl
+        terms = self.elbo_terms(recon, gaussian_kl(mu, logvar))
+        return {"loss": loss, **terms, "mi": mi, "tc": tc, "dwkl": dwkl}

@@ -93,8 +93,12 @@ class CategoricalVAE(CodeVAE):
             noise = torch.empty_like(q.log_probs).exponential_()
             z = ((q.log_probs - noise.log()) / t).softmax(2).flatten(1)
         recon = self.likelihood.nll(self.logits(z), batch.x)  # [B]
-        kl_uniform = (q.log_probs.exp() * (q.log_probs + math.log(self.dim))).sum((1, 2))  # [B]
-        terms = self.elbo_terms(recon, (log_q - self.log_prior(hard))[0].detach(), 0.0)
-        loss = terms["loss"] + kl_uniform.mean()
-        terms |= self.code_terms(self.indices_of(hard[0]))
-        return terms | {"loss": loss, "kl_uniform": kl_uniform.mean(), "temperature": t.clone()}
+        kl_uniform = (q.log_probs.exp() * (q.log_probs + math.log(self.dim))).sum(2)  # [B, P]
+        loss = (self.recon_weight * recon).mean() + self.kl_weight() * self.free(kl_uniform).mean()
+        return {
+            "loss": loss,
+            **self.elbo_terms(recon, (log_q - self.log_prior(hard))[0].detach()),
+            **self.code_terms(self.indices_of(hard[0])),
+            "kl_uniform": kl_uniform.sum(1).mean(),
+            "temperature": t.clone(),
+        }

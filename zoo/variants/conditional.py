@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from zoo.base import ImageSpec, register
+from zoo.base import Batch, ImageSpec, register
 from zoo.errors import UserError
 from zoo.families.gaussian import GaussianVAE
 from zoo.nets.pairs import label_vector
+from zoo.parts.distributions import gaussian_kl_per_dim
 
 
 @register("conditional")
@@ -38,6 +39,14 @@ class ConditionalVAE(GaussianVAE):
     def logits(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the decoder's raw output, `[B, C, H, W]`."""
         return super().logits(torch.cat([z, self._vector(y)], 1))
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return loss, recon, kl and elbo."""
+        out = self(batch.x, batch.y)
+        recon = self.likelihood.nll(out.logits, batch.x)  # [B], -log p(x|z)
+        kl = gaussian_kl_per_dim(out.mu, out.logvar)  # [B, D]
+        loss = self.recon_weight * recon + self.kl_weight() * self.free(kl)  # [B]
+        return {"loss": loss.mean(), **self.elbo_terms(recon, kl.sum(1))}
 
     def _vector(self, y: Tensor | None) -> Tensor:
         if y is None:

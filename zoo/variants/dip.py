@@ -20,7 +20,7 @@ from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.families.gaussian import GaussianVAE
-from zoo.parts.distributions import gaussian_kl
+from zoo.parts.distributions import gaussian_kl_per_dim
 from zoo.parts.divergences import covariance
 
 
@@ -65,9 +65,9 @@ class DIPVAE(GaussianVAE):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss, recon, kl, elbo and dip."""
         out = self(batch.x, batch.y)
-        assert out.logvar is not None
-        recon = self.likelihood.nll(out.logits, batch.x)  # [B]
-        terms = self.elbo_terms(recon, gaussian_kl(out.mu, out.logvar), self.beta)
+        recon = self.likelihood.nll(out.logits, batch.x)  # [B], -log p(x|z)
+        kl = gaussian_kl_per_dim(out.mu, out.logvar)  # [B, D]
         with torch.autocast(batch.x.device.type, enabled=False):
             dip = self.penalty(out.mu, out.logvar)
-        return terms | {"loss": terms["loss"] + dip, "dip": dip}
+        bound = self.recon_weight * recon + self.kl_weight() * self.free(kl)  # [B]
+        return {"loss": bound.mean() + dip, **self.elbo_terms(recon, kl.sum(1)), "dip": dip}

@@ -24,7 +24,7 @@ from torch import Tensor
 from zoo.base import Batch, ImageSpec, register
 from zoo.families.gaussian import GaussianVAE
 from zoo.nets.pairs import latent_critic
-from zoo.parts.distributions import gaussian_kl
+from zoo.parts.distributions import gaussian_kl_per_dim
 from zoo.parts.divergences import permute_dims
 
 
@@ -51,11 +51,11 @@ class FactorVAE(GaussianVAE):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss, recon, kl, elbo and tc."""
         out = self(batch.x, batch.y)
-        assert out.logvar is not None
-        recon = self.likelihood.nll(out.logits, batch.x)  # [B]
-        terms = self.elbo_terms(recon, gaussian_kl(out.mu, out.logvar), self.beta)
+        recon = self.likelihood.nll(out.logits, batch.x)  # [B], -log p(x|z)
+        kl = gaussian_kl_per_dim(out.mu, out.logvar)  # [B, D]
         tc = self.critic(out.z).float().mean()
-        return terms | {"loss": terms["loss"] + self.gamma * tc, "tc": tc}
+        bound = self.recon_weight * recon + self.kl_weight() * self.free(kl)  # [B]
+        return {"loss": bound.mean() + self.gamma * tc, **self.elbo_terms(recon, kl.sum(1)), "tc": tc}
 
     def critic_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the critic's loss on one half of the batch as it is, and the other half permuted."""

@@ -53,6 +53,7 @@ class FSQVAE(QuantisedVAE):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss, recon, kl, elbo and perplexity."""
         e, indices = self.quantizer(self.vectors(batch.x))
-        recon = self.likelihood.nll(self.logits(e.flatten(1)), batch.x)  # [B]
-        rate = -self.prior.log_prob(indices)  # [B]; indices carry no gradient
-        return self.elbo_terms(recon, rate.detach(), 0.0) | self.code_terms(indices)
+        recon = self.likelihood.nll(self.logits(e.flatten(1)), batch.x)  # [B], -log p(x|e)
+        rate = -self.prior.log_prob(indices).detach()  # [B]
+        loss = self.recon_weight * recon
+        return {"loss": loss.mean(), **self.elbo_terms(recon, rate), **self.code_terms(indices)}

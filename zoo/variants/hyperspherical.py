@@ -67,5 +67,6 @@ class HypersphericalVAE(LatentVAE):
         q = self.posterior(batch.x)
         z, _ = q.draw(1)
         recon = self.likelihood.nll(self.logits(z[0]), batch.x)  # [B]
-        terms = self.elbo_terms(recon, self.sphere.kl_to_uniform(q.kappa), self.beta)
-        return terms | {"kappa": q.kappa.mean()}
+        kl = self.sphere.kl_to_uniform(q.kappa)  # [B]
+        loss = self.recon_weight * recon + self.kl_weight() * self.free(kl[:, None], self.latent_dim)  # [B]
+        return {"loss": loss.mean(), **self.elbo_terms(recon, kl), "kappa": q.kappa.mean()}

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.families.gaussian import GaussianVAE
-from zoo.parts.distributions import gaussian_kl
+from zoo.parts.distributions import gaussian_kl_per_dim
 from zoo.parts.divergences import Kernel, mmd
 
 
@@ -56,9 +56,10 @@ class InfoVAE(GaussianVAE):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss, recon, kl, elbo and mmd."""
         out = self(batch.x, batch.y)
-        assert out.logvar is not None
-        recon = self.likelihood.nll(out.logits, batch.x)  # [B]
-        terms = self.elbo_terms(recon, gaussian_kl(out.mu, out.logvar), 1 - self.alpha)
+        recon = self.likelihood.nll(out.logits, batch.x)  # [B], -log p(x|z)
+        kl = gaussian_kl_per_dim(out.mu, out.logvar)  # [B, D]
         with torch.autocast(batch.x.device.type, enabled=False):
             distance = mmd(out.z, torch.randn_like(out.z), self.kernel)
-        return terms | {"loss": terms["loss"] + (self.alpha + self.scale - 1) * distance, "mmd": distance}
+        bound = self.recon_weight * recon + (1 - self.alpha) * self.kl_weight() * self.free(kl)  # [B]
+        loss = bound.mean() + (self.alpha + self.scale - 1) * distance
+        return {"loss": loss, **self.elbo_terms(recon, kl.sum(1)), "mmd": distance}

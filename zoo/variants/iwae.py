@@ -39,7 +39,7 @@ class IWAE(GaussianVAE):
         **options: Those of `GaussianVAE`.
     """
 
-    settled = ("beta", "reduction")
+    settled = ("beta", "reduction", "warmup", "free_bits")
     groups = 1  # M, for those who average bounds
 
     def __init__(self, image: ImageSpec, *, samples: PositiveInt = 5, **options: Any) -> None:

@@ -22,9 +22,14 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, register
-from zoo.config import Fraction
 from zoo.families.latent import LatentVAE
-from zoo.parts.distributions import gaussian_kl_between, gaussian_log_prob, gaussian_sample, standard_normal
+from zoo.parts.distributions import (
+    bounded_logvar,
+    gaussian_kl_between_per_dim,
+    gaussian_log_prob,
+    gaussian_sample,
+    standard_normal,
+)
 from zoo.parts.hierarchy import Gaussian, LadderPosterior
 
 
@@ -33,7 +38,7 @@ def mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(inputs, width), nn.LeakyReLU(0.1), nn.Linear(width, outputs))
 
 
-@register("ladder")
+@register("ladder", warmup=0.2)
 class LadderVAE(LatentVAE):
     """A hierarchy of latents.
 
@@ -41,7 +46,6 @@ class LadderVAE(LatentVAE):
         image: The data's shape and range.
         latent_dims: Dimensions of the layers, lowest first.
         width: Units of the hidden layers between them.
-        warmup: Share of the run over which the KL's weight rises to its own.
         **options: Those of `LatentVAE`.
     """
 
@@ -51,11 +55,10 @@ class LadderVAE(LatentVAE):
         *,
         latent_dims: Annotated[list[PositiveInt], Field(min_length=1)] = [32, 16],  # noqa: B006 (never changed)
         width: PositiveInt = 128,
-        warmup: Fraction = 0.2,
         **options: Any,
     ) -> None:
         super().__init__(image, **options)
-        self.latent_dims, self.warmup = list(latent_dims), warmup
+        self.latent_dims = list(latent_dims)
         self.latent_dim = sum(latent_dims)
         layers = len(latent_dims)
         self.up = nn.ModuleList(mlp(self.features if i == 0 else width, width, width) for i in range(layers))
@@ -66,7 +69,7 @@ class LadderVAE(LatentVAE):
     def prior_of(self, layer: int, above: Tensor) -> Gaussian:
         """Return p(z_l | z_{l+1}) given the layer above, `[..., D_{l+1}]`."""
         mu, logvar = self.down[layer](above).float().chunk(2, -1)
-        return mu, logvar
+        return mu, bounded_logvar(logvar)
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> LadderPosterior:
         """Return q(z|x) of a batch."""
@@ -75,7 +78,7 @@ class LadderVAE(LatentVAE):
         for up, head in zip(self.up, self.to_evidence, strict=True):
             h = up(h)
             mu, logvar = head(h).float().chunk(2, 1)
-            evidence.append((mu, logvar))
+            evidence.append((mu, bounded_logvar(logvar)))
         return LadderPosterior(evidence, self.prior_of)
 
     def log_prior(self, z: Tensor) -> Tensor:
@@ -98,8 +101,10 @@ class LadderVAE(LatentVAE):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss, recon, kl, elbo, and each layer's KL."""
         zs, qs, ps = self.posterior(batch.x).descend(1)
-        kls = [gaussian_kl_between(*q, *p)[0] for q, p in zip(qs, ps, strict=True)]  # [B] each
-        recon = self.likelihood.nll(self.logits(torch.cat(zs, -1)[0]), batch.x)  # [B]
-        risen = (self.progress / self.warmup).clamp(max=1) if self.warmup else 1.0
-        terms = self.elbo_terms(recon, torch.stack(kls).sum(0), self.beta * risen)
-        return terms | {f"kl_{i}": kl.mean() for i, kl in enumerate(kls, 1)}
+        recon = self.likelihood.nll(self.logits(torch.cat(zs, -1)[0]), batch.x)  # [B], -log p(x|z_1)
+        kls = [gaussian_kl_between_per_dim(*q, *p)[0] for q, p in zip(qs, ps, strict=True)]  # [B, D_l] each
+        free = torch.stack([self.free(kl) for kl in kls]).sum(0)  # [B]
+        loss = self.recon_weight * recon + self.kl_weight() * free  # [B]
+        layers = torch.stack([kl.sum(1) for kl in kls])  # [L, B]
+        of_layers = {f"kl_{i}": kl.mean() for i, kl in enumerate(layers, 1)}
+        return {"loss": loss.mean(), **self.elbo_terms(recon, layers.sum(0)), **of_layers}

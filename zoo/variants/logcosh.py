@@ -11,10 +11,11 @@ Departs from the paper: the error is summed over pixels, not averaged, and the K
 from typing import Any
 
 from pydantic import PositiveFloat
+from torch import Tensor
 
-from zoo.base import ImageSpec, register
+from zoo.base import Batch, ImageSpec, register
 from zoo.families.gaussian import GaussianVAE
-from zoo.parts.distributions import Likelihood
+from zoo.parts.distributions import Likelihood, gaussian_kl_per_dim
 
 
 @register("logcosh")
@@ -32,3 +33,11 @@ class LogCoshVAE(GaussianVAE):
     def __init__(self, image: ImageSpec, *, sharpness: PositiveFloat = 10.0, **options: Any) -> None:
         super().__init__(image, recon="logcosh", **options)
         self.likelihood = Likelihood("logcosh", self.likelihood.activation, image, sharpness)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return loss, recon, kl and elbo."""
+        out = self(batch.x, batch.y)
+        recon = self.likelihood.nll(out.logits, batch.x)  # [B], 1/a sum log cosh
+        kl = gaussian_kl_per_dim(out.mu, out.logvar)  # [B, D]
+        loss = self.recon_weight * recon + self.kl_weight() * self.free(kl)  # [B]
+        return {"loss": loss.mean(), **self.elbo_terms(recon, kl.sum(1))}

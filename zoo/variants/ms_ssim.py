@@ -20,7 +20,7 @@ from torch import Tensor
 
 from zoo.base import BaseVAE, Batch, ImageSpec, register
 from zoo.families.gaussian import GaussianVAE
-from zoo.parts.distributions import gaussian_kl
+from zoo.parts.distributions import gaussian_kl_per_dim
 from zoo.parts.similarity import scale_weights, window
 
 
@@ -62,9 +62,8 @@ class MSSSIMVAE(GaussianVAE):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss, recon, kl and ms_ssim."""
         out = self(batch.x, batch.y)
-        assert out.logvar is not None
-        kl = gaussian_kl(out.mu, out.logvar)  # [B]
+        kl = gaussian_kl_per_dim(out.mu, out.logvar)  # [B, D]
         similarity = self.similarity(out.recon, batch.x)  # [B]
         recon = self.likelihood.nll(out.logits, batch.x)
-        loss = self.weight * (1 - similarity) + self.beta * kl
-        return {"loss": loss.mean(), "recon": recon.mean(), "kl": kl.mean(), "ms_ssim": similarity.mean()}
+        loss = self.weight * (1 - similarity) + self.kl_weight() * self.free(kl)  # [B]
+        return {"loss": loss.mean(), "recon": recon.mean(), "kl": kl.sum(1).mean(), "ms_ssim": similarity.mean()}

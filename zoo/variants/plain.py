@@ -8,8 +8,11 @@ Departs from the paper: one draw of z per image, as the paper advises for batche
 is a Gaussian of fixed variance 1/2, where the paper's decoder predicts a variance per pixel.
 """
 
-from zoo.base import register
+from torch import Tensor
+
+from zoo.base import Batch, register
 from zoo.families.gaussian import GaussianVAE
+from zoo.parts.distributions import gaussian_kl_per_dim
 
 
 @register("mlp", "fully connected 784-400-20, binary cross-entropy", net="mlp", latent_dim=20, recon="bce")
@@ -19,3 +22,11 @@ from zoo.families.gaussian import GaussianVAE
 @register("vanilla", "five stride-2 3x3 convolutions, tanh, squared error", net="vanilla", latent_dim=128)
 class PlainVAE(GaussianVAE):
     """The evidence lower bound and nothing else."""
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return loss, recon, kl and elbo."""
+        out = self(batch.x, batch.y)
+        recon = self.likelihood.nll(out.logits, batch.x)  # [B], -log p(x|z)
+        kl = gaussian_kl_per_dim(out.mu, out.logvar)  # [B, D]
+        loss = self.recon_weight * recon + self.kl_weight() * self.free(kl)  # [B]
+        return {"loss": loss.mean(), **self.elbo_terms(recon, kl.sum(1))}

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
-from zoo.base import ImageSpec, register
+from zoo.base import Batch, ImageSpec, register
 from zoo.families.flow import FlowVAE
 from zoo.parts.flows import Flow, planar
 
@@ -47,3 +47,11 @@ class PlanarVAE(FlowVAE):
             return z, log_det
 
         return through
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return loss, recon, kl and elbo."""
+        z, log_q = self.posterior(batch.x, batch.y).draw(1)  # [1, B, D], [1, B]; z_K and log q(z_K|x)
+        recon = self.likelihood.nll(self.logits(z[0], batch.y), batch.x)  # [B], -log p(x|z)
+        kl = (log_q - self.log_prior(z))[0]  # [B]
+        loss = self.recon_weight * recon + self.kl_weight() * self.free(kl[:, None], self.latent_dim)  # [B]
+        return {"loss": loss.mean(), **self.elbo_terms(recon, kl)}

@@ -22,7 +22,7 @@ from torch import Tensor
 from zoo import ranks
 from zoo.base import Batch, ImageSpec, register
 from zoo.families.gaussian import GaussianVAE
-from zoo.parts.distributions import gaussian_kl
+from zoo.parts.distributions import gaussian_kl_per_dim
 
 MOMENTUM = 0.01
 
@@ -51,17 +51,16 @@ class SigmaVAE(GaussianVAE):
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss, recon, kl, elbo and sigma."""
-        if self.variance == "shared" or not self.training:
-            terms = self.negative_elbo(batch, self.beta)
-            return terms | {"sigma": (0.5 * self.likelihood.logvar).exp()}
         out = self(batch.x, batch.y)
-        assert out.logvar is not None
         squared = (out.recon - batch.x).square().flatten(1)  # [B, P]
-        logvar = squared.mean().log()
-        self._remember(logvar.detach())
+        logvar = self.likelihood.logvar  # log sigma^2
+        if self.variance == "optimal" and self.training:
+            logvar = squared.mean().log()
+            self._remember(logvar.detach())
         recon = 0.5 * (math.log(2 * math.pi) + logvar + squared * (-logvar).exp()).sum(1)  # [B]
-        terms = self.elbo_terms(recon, gaussian_kl(out.mu, out.logvar), self.beta)
-        return terms | {"sigma": (0.5 * logvar).exp()}
+        kl = gaussian_kl_per_dim(out.mu, out.logvar)  # [B, D]
+        loss = recon + self.kl_weight() * self.free(kl)  # [B]
+        return {"loss": loss.mean(), **self.elbo_terms(recon, kl.sum(1)), "sigma": (0.5 * logvar).exp()}
 
     def _remember(self, logvar: Tensor) -> None:
         self.steps += 1

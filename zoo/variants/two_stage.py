@@ -21,6 +21,7 @@ from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.families.gaussian import GaussianVAE
+from zoo.parts.distributions import gaussian_kl_per_dim
 from zoo.parts.priors import SecondStage
 
 
@@ -39,6 +40,14 @@ class TwoStageVAE(GaussianVAE):
     def __init__(self, image: ImageSpec, **options: Any) -> None:
         super().__init__(image, recon="gaussian", **options)
         self.second = SecondStage(self.latent_dim)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return loss, recon, kl and elbo."""
+        out = self(batch.x, batch.y)
+        recon = self.likelihood.nll(out.logits, batch.x)  # [B], -log N(x; decoder(z), gamma)
+        kl = gaussian_kl_per_dim(out.mu, out.logvar)  # [B, D]
+        loss = self.recon_weight * recon + self.kl_weight() * self.free(kl)  # [B]
+        return {"loss": loss.mean(), **self.elbo_terms(recon, kl.sum(1))}
 
     def second_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the second stage's loss on draws of the posterior."""

@@ -29,7 +29,7 @@ from zoo.base import BaseVAE, Batch, ImageSpec, register
 from zoo.families.gaussian import GaussianVAE
 from zoo.nets.pairs import build_net
 from zoo.options import signature_options
-from zoo.parts.distributions import gaussian_kl
+from zoo.parts.distributions import gaussian_kl_per_dim
 
 
 class Discriminator(nn.Module):
@@ -93,8 +93,7 @@ class VAEGAN(GaussianVAE):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss, recon, kl, features and fooled."""
         out = self(batch.x, batch.y)
-        assert out.logvar is not None
-        kl = gaussian_kl(out.mu, out.logvar)  # [B]
+        kl = gaussian_kl_per_dim(out.mu, out.logvar)  # [B, D]
         _, wanted = self.discriminator(batch.x)
         _, found = self.discriminator(out.recon)
         features = self.feature_weight * (found - wanted).square().mean(1) / 2  # [B]
@@ -102,9 +101,9 @@ class VAEGAN(GaussianVAE):
         logits, _ = self.discriminator(self.decode(latents))
         fooled = F.softplus(-logits).mean()
         return {
-            "loss": (kl + features).mean() + self.gan_weight * fooled,
+            "loss": (self.kl_weight() * self.free(kl) + features).mean() + self.gan_weight * fooled,
             "recon": self.likelihood.nll(out.logits, batch.x).mean(),
-            "kl": kl.mean(),
+            "kl": kl.sum(1).mean(),
             "features": features.mean(),
             "fooled": fooled,
         }

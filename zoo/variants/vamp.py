@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.families.gaussian import GaussianVAE
-from zoo.families.latent import LatentVAE
 from zoo.parts.distributions import gaussian_sample
 
 
@@ -57,6 +56,10 @@ class VampVAE(GaussianVAE):
         chosen = torch.randint(len(mu), (n,), generator=generator, device=source).to(self.device)
         return gaussian_sample(mu[chosen], logvar[chosen], generator)
 
-    def negative_elbo(self, batch: Batch, beta: Tensor | float) -> dict[str, Tensor]:
-        """Return the bound with its KL by sample, as the mixture's has no closed form."""
-        return LatentVAE.negative_elbo(self, batch, beta)
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return loss, recon, kl and elbo."""
+        z, log_q = self.posterior(batch.x, batch.y).draw(1)  # [1, B, D], [1, B]
+        recon = self.likelihood.nll(self.logits(z[0], batch.y), batch.x)  # [B], -log p(x|z)
+        kl = (log_q - self.log_prior(z))[0]  # [B]
+        loss = self.recon_weight * recon + self.kl_weight() * self.free(kl[:, None], self.latent_dim)  # [B]
+        return {"loss": loss.mean(), **self.elbo_terms(recon, kl)}

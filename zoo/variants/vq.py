@@ -66,12 +66,12 @@ class VQVAE(QuantisedVAE):
             e, indices = self.quantizer(z)
         if self.training:
             self.quantizer.learn(z, indices)
-        recon = self.likelihood.nll(self.logits(straight_through(z, e).flatten(1)), batch.x)  # [B]
-        rate = -self.prior.log_prob(indices)  # [B]; indices carry no gradient
+        recon = self.likelihood.nll(self.logits(straight_through(z, e).flatten(1)), batch.x)  # [B], -log p(x|e)
         commitment = (z - e.detach()).square().sum((1, 2)).mean()
-        terms = self.elbo_terms(recon, rate.detach(), 0.0) | self.code_terms(indices) | {"commitment": commitment}
-        loss = terms["loss"] + self.commitment * commitment
+        loss = (self.recon_weight * recon).mean() + self.commitment * commitment
+        rate = -self.prior.log_prob(indices).detach()  # [B]
+        terms = self.elbo_terms(recon, rate) | self.code_terms(indices) | {"commitment": commitment}
         if self.quantizer.learned:
             terms["codebook"] = (z.detach() - e).square().sum((1, 2)).mean()
             loss = loss + terms["codebook"]
-        return terms | {"loss": loss}
+        return {"loss": loss, **terms}
