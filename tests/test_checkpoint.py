@@ -205,7 +205,7 @@ def test_a_signal_writes_a_checkpoint_and_says_how_to_resume(number: signal.Sign
 def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The checkpoint of step 10 is written only when step 12 is over; it still holds step 10."""
     later = threading.Event()
-    save, take_step = Checkpoints.save, Trainer._take_step
+    save, take_step = Checkpoints.save, Trainer.take_step
 
     def slow_save(self: Checkpoints, step: int, *rest: Any) -> None:
         assert step != 10 or later.wait(timeout=60), "training waited for the checkpoint"
@@ -219,7 +219,7 @@ def test_training_goes_on_while_a_checkpoint_is_written(tmp_path: Path, monkeypa
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     run(make_config(whole, steps=20))
     monkeypatch.setattr(Checkpoints, "save", slow_save)
-    monkeypatch.setattr(Trainer, "_take_step", counted_step)
+    monkeypatch.setattr(Trainer, "take_step", counted_step)
     run(make_config(cut, steps=20))
     assert digest(cut) == digest(whole)
     shutil.rmtree(cut / "checkpoints" / "step_00000020")

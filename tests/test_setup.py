@@ -18,7 +18,8 @@ from tests.runs import ROOT, digest, make_config, run, small
 from zoo.base import VARIANTS, ImageSpec
 from zoo.engine import setup
 from zoo.engine.setup import check_shardable, choose_precision, set_up, tune
-from zoo.engine.train import Trainer, TrainStep
+from zoo.engine.step import TrainStep
+from zoo.engine.train import Trainer
 from zoo.errors import UserError
 from zoo.models import create
 
@@ -60,8 +61,8 @@ def test_the_layout_changes_no_result(tmp_path: Path) -> None:
     for asked in (True, False):
         trainer = Trainer(set_up(make_config(tmp_path / "r", model=CONV, channels_last=asked)))
         for trainer.step in range(5):
-            trainer._take_step(torch.arange(32 * 64).view(32, 1, 8, 8).remainder(251).byte(), None)
-        means.append(trainer.window.means(trainer.accelerator))
+            trainer.take_step(torch.arange(32 * 64).view(32, 1, 8, 8).remainder(251).byte(), None)
+        means.append(trainer.log.window.means(trainer.accelerator))
     assert means[0] == pytest.approx(means[1], rel=1e-4)
 
 

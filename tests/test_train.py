@@ -21,8 +21,10 @@ from zoo.base import Batch
 from zoo.config import Config, check, load_config
 from zoo.data import dequantise, random_crop
 from zoo.engine.evaluate import evaluate_terms, evaluation_batches
+from zoo.engine.log import Totals
 from zoo.engine.setup import set_up
-from zoo.engine.train import Totals, Trainer, noise_seed
+from zoo.engine.step import noise_seed
+from zoo.engine.train import Trainer
 from zoo.errors import Diverged, UserError
 from zoo.runs import train
 
@@ -110,14 +112,14 @@ def test_resume_is_bit_for_bit(case: str, tmp_path: Path, monkeypatch: pytest.Mo
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(make_config(whole, variant, **changes)) == 0
 
-    take_step = Trainer._take_step
+    take_step = Trainer.take_step
 
     def fails_at_17(self: Trainer, *batch: torch.Tensor) -> None:
         if self.step == 17:
             raise ConnectionError
         take_step(self, *batch)
 
-    monkeypatch.setattr(Trainer, "_take_step", fails_at_17)
+    monkeypatch.setattr(Trainer, "take_step", fails_at_17)
     with pytest.raises(ConnectionError):
         run(make_config(broken, variant, **changes))
     monkeypatch.undo()
@@ -172,13 +174,17 @@ def one_batch(t: Trainer) -> tuple[torch.Tensor, torch.Tensor | None]:
     return t.run.data.train.batch(torch.arange(32))
 
 
+def moved_by(t: Trainer) -> dict[str, list[torch.nn.Parameter]]:
+    return {player.name: player.parameters for player in t.players}
+
+
 @pytest.mark.parametrize("player", ["vae", "critic"])
 def test_a_player_moves_its_own_parameters_alone(player: str, tmp_path: Path) -> None:
     t = trainer(make_config(tmp_path / "r", "duel", optimizer={"name": "sgd"}))
     t.model.plays = lambda name, step: name == player  # type: ignore[method-assign]
-    before = {name: [p.detach().clone() for p in group] for name, group in t.parameters.items()}
-    t._take_step(*one_batch(t))
-    for name, group in t.parameters.items():
+    before = {name: [p.detach().clone() for p in group] for name, group in moved_by(t).items()}
+    t.take_step(*one_batch(t))
+    for name, group in moved_by(t).items():
         moved = [not torch.equal(a, b) for a, b in zip(before[name], group, strict=True)]
         assert all(moved) if name == player else not any(moved), name
 
@@ -186,10 +192,10 @@ def test_a_player_moves_its_own_parameters_alone(player: str, tmp_path: Path) ->
 def test_players_follow_their_schedule(tmp_path: Path) -> None:
     t = trainer(make_config(tmp_path / "r", "duel"))
     for t.step in range(6):
-        t._take_step(*one_batch(t))
-    t.window.means(t.accelerator)
-    assert t.window.counts["loss"] == 6
-    assert t.window.counts["critic/loss"] == 3
+        t.take_step(*one_batch(t))
+    t.log.window.means(t.accelerator)
+    assert t.log.window.counts["loss"] == 6
+    assert t.log.window.counts["critic/loss"] == 3
 
 
 def test_logged_terms_are_means_over_steps() -> None:
@@ -208,15 +214,15 @@ def test_a_logged_term_may_be_a_buffer_that_the_next_step_changes(tmp_path: Path
     loss = t.model.loss
     t.model.loss = lambda batch: loss(batch) | {"progress": t.model.progress}  # type: ignore[method-assign]
     for t.step in range(5):
-        t._take_step(*one_batch(t))
-    assert t.window.means(t.accelerator)["progress"] == pytest.approx(0.5)
+        t.take_step(*one_batch(t))
+    assert t.log.window.means(t.accelerator)["progress"] == pytest.approx(0.5)
 
 
 def test_progress_runs_from_zero_to_one(tmp_path: Path) -> None:
     t = trainer(make_config(tmp_path / "r", steps=5))
     seen = []
     for t.step in range(5):
-        t._take_step(*one_batch(t))
+        t.take_step(*one_batch(t))
         seen.append(t.model.progress.item())
     assert seen == [0, 0.25, 0.5, 0.75, 1]
 
@@ -225,7 +231,7 @@ def test_average_follows_the_weights(tmp_path: Path) -> None:
     t = trainer(make_config(tmp_path / "r", ema=0.75))
     expected = None
     for t.step in range(3):
-        t._take_step(*one_batch(t))
+        t.take_step(*one_batch(t))
         now = t.model.to_mu.weight.detach().clone()
         expected = now if expected is None else 0.75 * expected + 0.25 * now
     assert t.evaluated is not t.model
@@ -235,7 +241,7 @@ def test_average_follows_the_weights(tmp_path: Path) -> None:
 def test_clipping_bounds_the_step(tmp_path: Path) -> None:
     t = trainer(make_config(tmp_path / "r", clip=1e-3, lr=1.0, optimizer={"name": "sgd"}))
     before = torch.cat([p.detach().flatten().clone() for p in t.model.parameters()])
-    t._take_step(*one_batch(t))
+    t.take_step(*one_batch(t))
     after = torch.cat([p.detach().flatten() for p in t.model.parameters()])
     assert (after - before).norm().item() == pytest.approx(1e-3, rel=0.02)
 
@@ -247,7 +253,7 @@ def test_flip_mirrors_training_images_only(tmp_path: Path) -> None:
     loss = t.model.loss
     t.model.loss = lambda batch: (seen.append(batch), loss(batch))[1]  # type: ignore[method-assign]
     images, labels = one_batch(t)
-    t._take_step(images, labels)
+    t.take_step(images, labels)
     x = images.float() / 255
     as_is = (seen[0].x == x).flatten(1).all(1)
     mirrored = (seen[0].x == x.flip(3)).flatten(1).all(1)
@@ -263,7 +269,7 @@ def test_crops_and_noise_are_for_training_images_only(tmp_path: Path) -> None:
     loss = t.model.loss
     t.model.loss = lambda batch: (seen.append(batch.x), loss(batch))[1]  # type: ignore[method-assign]
     images, labels = one_batch(t)
-    t._take_step(images, labels)
+    t.take_step(images, labels)
     for micro, part in enumerate(images.chunk(2)):
         torch.manual_seed(noise_seed(t.config.seed, t.step, 0, micro, 0))
         assert torch.equal(seen[micro], dequantise(random_crop(part, 1), (0.0, 1.0)))
@@ -287,7 +293,7 @@ def test_evaluation_weighs_every_image_once_and_ends_schedules(tmp_path: Path) -
 def test_pictures_are_drawn_while_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn, weights = [], []
     for seconds in (math.inf, 0.0):
-        monkeypatch.setattr("zoo.engine.train.SECONDS_BETWEEN_PICTURES", seconds)
+        monkeypatch.setattr("zoo.engine.log.SECONDS_BETWEEN_PICTURES", seconds)
         out = tmp_path / f"every_{seconds}"
         t = trainer(make_config(out, steps=20))
         out.mkdir()
@@ -309,14 +315,14 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) ->
 def test_no_checkpoint_is_made_of_weights_that_the_loss_has_not_seen_yet(tmp_path: Path) -> None:
     t = trainer(make_config(tmp_path / "r", steps=20, checkpoint_every=10))
     t.run.out.mkdir()
-    take_step = t._take_step
+    take_step = t.take_step
 
     def spoils_20(images: torch.Tensor, labels: torch.Tensor | None) -> None:
         take_step(images, labels)
         if t.step == 19:
             t.model.to_mu.weight.data[0, 0] = math.nan
 
-    t._take_step = spoils_20  # type: ignore[method-assign]
+    t.take_step = spoils_20  # type: ignore[method-assign]
     with pytest.raises(Diverged, match="a parameter stopped being finite by step 20; the last good .*step_00000016"):
         t.fit()
 

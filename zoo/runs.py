@@ -89,9 +89,9 @@ def _dry_run(run: Run) -> int:
     )
     for images, labels in stream:
         trainer.model.train()
-        trainer._take_step(images, labels)
+        trainer.take_step(images, labels)
         trainer.step += 1
-    loss = trainer.window.means(run.accelerator)["loss"]
+    loss = trainer.log.window.means(run.accelerator)["loss"]
     if run.accelerator.is_main_process:
         print(f"dry run: two steps taken, mean loss {loss:.6g}; nothing written")
     trainer.close()
@@ -170,8 +170,8 @@ def finish(run: Run, trainer: Trainer) -> None:
         "choices": run.choices(),
         "command": command(),
     }
-    if trainer.train_seconds:  # a finished run that is resumed takes no step
-        facts["images_per_second"] = trainer.images_done / trainer.train_seconds
+    if trainer.log.seconds:  # a finished run that is resumed takes no step
+        facts["images_per_second"] = trainer.log.images / trainer.log.seconds
     _measure(run.out, model, run.data, config, run.accelerator, facts)
 
 

@@ -58,8 +58,8 @@ Contender = Callable[[int], float]  # steps to seconds
 class Unsaved(Trainer):
     """The loop without checkpoints: they are written beside the steps that follow, and take a core from them."""
 
-    def _save(self, best: bool) -> None:
-        pass
+    def save(self, best: bool) -> None:
+        """Write nothing."""
 
 
 class Loop:
@@ -73,10 +73,10 @@ class Loop:
         """Take `steps` steps; return the seconds that they took, without the validation that ends them."""
         trainer = self.trainer
         trainer.run.total_steps = trainer.step + steps
-        before = trainer.train_seconds
+        before = trainer.log.seconds
         with redirect_stdout(StringIO()):
             trainer.fit()
-        return trainer.train_seconds - before
+        return trainer.log.seconds - before
 
 
 def bare_step(run: Run) -> Contender:

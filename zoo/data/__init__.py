@@ -11,7 +11,7 @@ Its keyword-only parameters are options of the config's `data:` section.
 """
 
 from zoo.data.build import Data, build_data
-from zoo.data.pixels import dequantise, mirror, random_crop, to_float
+from zoo.data.pixels import augmented, dequantise, mirror, random_crop, to_float
 from zoo.data.sampler import batches, step_indices
 from zoo.data.source import DATASETS, Images, Source, register_dataset
 
@@ -20,6 +20,7 @@ __all__ = [
     "Data",
     "Images",
     "Source",
+    "augmented",
     "batches",
     "build_data",
     "dequantise",

@@ -30,6 +30,20 @@ def dequantise(images: Tensor, range: tuple[float, float]) -> Tensor:
     return images.float().add_(noise).mul_((high - low) / 256).add_(low)  # in the images' memory format
 
 
+def augmented(images: Tensor, flip: bool, margin: int, memory_format: torch.memory_format) -> Tensor:
+    """Return training images as a model is to see them but for their scale: mirrored, cropped, in its memory layout.
+
+    Args:
+        images: uint8 `[B, C, H, W]`: bytes are a quarter of floats, so all this is done before they are scaled.
+        flip: Whether each is mirrored, at random.
+        margin: Of the random crop, pixels; 0 for none.
+        memory_format: Of the result.
+    """
+    images = mirror(images) if flip else images
+    images = random_crop(images, margin) if margin else images
+    return images.contiguous(memory_format=memory_format)
+
+
 def mirror(images: Tensor) -> Tensor:
     """Flip each image of `[B, C, H, W]`, of any type, left to right with probability one half, on its device."""
     flipped = torch.rand(len(images), device=images.device) < 0.5

@@ -16,6 +16,7 @@ import pickle
 import shutil
 import sys
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def load(run: Path | str, device: str | torch.device = "cpu") -> BaseVAE:
 
 
 class Checkpoints:
-    """The checkpoints of one run.
+    """The checkpoints of one run, each written by a thread while training goes on.
 
     Args:
         run: The run's folder.
@@ -109,6 +110,8 @@ class Checkpoints:
     def __init__(self, run: Path, keep: int) -> None:
         self.folder = run / "checkpoints"
         self.keep = keep
+        self.writer = ThreadPoolExecutor(1)
+        self.writing: Future[None] | None = None
 
     def steps(self) -> list[int]:
         """Return the steps of all complete checkpoints, oldest first."""
@@ -154,6 +157,21 @@ class Checkpoints:
         for old in self.steps()[: -self.keep]:
             if self.path(old).name != best_name:
                 shutil.rmtree(self.path(old))
+
+    def save_meanwhile(self, *arguments: Any) -> None:
+        """Have `save` done by the writing thread, after the one before."""
+        self.finish()
+        self.writing = self.writer.submit(self.save, *arguments)
+
+    def finish(self) -> None:
+        """Wait for the checkpoint that is being written; what went wrong with it is raised here."""
+        if self.writing is not None:
+            writing, self.writing = self.writing, None
+            writing.result()
+
+    def close(self) -> None:
+        """Write no more."""
+        self.writer.shutdown()
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
         """Return the newest undamaged checkpoint's folder and counters, naming the damaged ones passed over."""

@@ -1,0 +1,39 @@
+"""How a run is asked to end: by a signal, heard by all its processes at one step."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+import torch
+from accelerate import Accelerator
+
+AGREE_EVERY = 10  # steps between agreeing, over several processes, on whether to stop
+
+
+class StopRequest:
+    """Turns the first Ctrl-C or SIGTERM into a flag, read between steps; a second one kills as usual."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
+        self.signal = 0
+
+    def __enter__(self) -> StopRequest:
+        self._before = {s: signal.signal(s, self._set) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _set(self, number: int, _: FrameType | None) -> None:
+        self.signal = number
+        self.__exit__()
+
+    def agreed(self, step: int) -> int:
+        """Return the signal received, the same on every rank, so that all of them stop at one step; or 0."""
+        if self.accelerator.num_processes == 1:
+            return self.signal
+        if step % AGREE_EVERY:
+            return 0
+        return int(self.accelerator.gather(torch.tensor(self.signal, device=self.accelerator.device)).max())
