@@ -15,14 +15,13 @@ from accelerate import Accelerator
 from zoo.base import BaseVAE
 from zoo.config import Config, load_config
 from zoo.data import Data, batches, build_data
-from zoo.engine.checkpoint import MODEL_FILE, load, weights_of, write_weights
-from zoo.engine.evaluate import METRICS_FILE, provenance, read_results, score, write_pictures, write_results
+from zoo.engine.checkpoint import load, weights_of, write_weights
+from zoo.engine.evaluate import provenance, score, write_pictures
 from zoo.engine.setup import Run, choose_device, choose_precision, make_accelerator, set_threads, set_up
 from zoo.engine.train import Trainer
 from zoo.errors import UserError
+from zoo.files import CONFIG_FILE, METRICS_FILE, MODEL_FILE, read_results, write_results
 from zoo.registry import load_plugin
-
-CONFIG_FILE = "config.yaml"
 
 # What a resumed run may change: how long it goes on, and what it writes on the way.
 MAY_CHANGE = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Iterator
@@ -21,11 +20,10 @@ from zoo.base import BaseVAE, Batch
 from zoo.config import Config
 from zoo.data import Data, Images, to_float
 from zoo.families.latent import NetVAE
+from zoo.files import METRICS_FILE
 from zoo.pictures import drawing
 from zoo.pictures import of_models as pictures
 
-METRICS_FILE = "metrics.jsonl"
-RESULTS_FILE = "results.json"
 UNITS = {"loss": "nats", "elbo": "nats", "recon": "nats", "kl": "nats", "psnr": "dB"}
 LATENT_POINTS = 5000
 
@@ -151,22 +149,6 @@ def _commit() -> str:
         return subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-
-
-def write_results(out: Path, results: dict[str, Any]) -> None:
-    """Lay `results` over those that the run's folder already holds, key by key, metric by metric."""
-    path = out / RESULTS_FILE
-    old = read_results(out)
-    merged = old | results | {"metrics": old.get("metrics", {}) | results.get("metrics", {})}
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(merged, indent=1) + "\n")
-    os.replace(partial, path)
-
-
-def read_results(out: Path) -> dict[str, Any]:
-    """Return a run's results, or an empty dictionary where there are none yet."""
-    path = out / RESULTS_FILE
-    return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def first_batch(split: Images, model: BaseVAE, n: int) -> Batch:

@@ -28,12 +28,13 @@ from tqdm import tqdm
 from zoo import ranks
 from zoo.base import BaseVAE, Batch
 from zoo.data import batches, dequantise, mirror, random_crop, to_float
-from zoo.engine.checkpoint import MODEL_FILE, Checkpoints, load_state, snapshot, weights_of, write_weights
-from zoo.engine.evaluate import METRICS_FILE, evaluate_terms, write_progress_pictures
+from zoo.engine.checkpoint import Checkpoints, load_state, snapshot, weights_of, write_weights
+from zoo.engine.evaluate import evaluate_terms, write_progress_pictures
 from zoo.engine.optimizers import Stepper, learning_rate, make_optimizer
 from zoo.engine.setup import Run
 from zoo.engine.sharding import let_go, shard, share_out, share_out_moments, whole
 from zoo.errors import Diverged, UserError
+from zoo.files import METRICS_FILE, MODEL_FILE
 from zoo.pictures.drawing import Painter
 
 STOP_CHECK_EVERY = 10  # steps between agreeing, over several processes, on whether to stop

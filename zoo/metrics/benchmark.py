@@ -16,9 +16,8 @@ from zoo.base import BaseVAE
 from zoo.config import Config
 from zoo.data import Data
 from zoo.data.cache import cache_folder
-from zoo.engine.checkpoint import MODEL_FILE
-from zoo.engine.evaluate import read_results, write_results
 from zoo.errors import UserError
+from zoo.files import MODEL_FILE, read_results, write_results
 from zoo.metrics.core import METRICS, Subject
 from zoo.options import check_options, signature_options
 
