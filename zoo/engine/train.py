@@ -29,13 +29,14 @@ from zoo import ranks
 from zoo.base import BaseVAE, Batch
 from zoo.data import batches, dequantise, mirror, random_crop, to_float
 from zoo.engine.checkpoint import Checkpoints, load_state, snapshot, weights_of, write_weights
-from zoo.engine.evaluate import evaluate_terms, write_progress_pictures
 from zoo.engine.optimizers import Stepper, learning_rate, make_optimizer
 from zoo.engine.setup import Run
 from zoo.engine.sharding import let_go, shard, share_out, share_out_moments, whole
+from zoo.engine.validation import mean_terms
 from zoo.errors import Diverged, UserError
 from zoo.files import METRICS_FILE, MODEL_FILE
 from zoo.pictures.drawing import Painter
+from zoo.pictures.of_runs import write_progress_pictures
 
 STOP_CHECK_EVERY = 10  # steps between agreeing, over several processes, on whether to stop
 SECONDS_BETWEEN_PICTURES = 30.0
@@ -358,7 +359,7 @@ class Trainer:
             row |= {f"train/epoch_{name}": value for name, value in self.epoch.means(self.accelerator).items()}
             self.epoch = Totals()
         config, data = self.config, self.run.data
-        terms = evaluate_terms(self.evaluated, data.val, self.accelerator, config.eval_batch_size)
+        terms = mean_terms(self.evaluated, data.val, self.accelerator, config.eval_batch_size)
         self.model.train()
         return row | {f"val/{name}": value for name, value in terms.items()}
 
