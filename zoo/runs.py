@@ -179,12 +179,12 @@ def finish(run: Run, trainer: Trainer) -> None:
 
 
 def evaluate_run(out: Path, overrides: list[str], again: bool = False) -> None:
-    """Measure a trained run again, as training does at its end.
+    """Measure what a trained run lacks, and draw its pictures, as training does at its end.
 
     Args:
         out: The run's folder.
         overrides: Settings laid over its config.
-        again: Compute benchmarks anew that are in `results.json` already.
+        again: Compute metrics anew that are in `results.json` already.
 
     Raises:
         UserError: if the folder holds no finished run.
