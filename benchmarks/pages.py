@@ -15,6 +15,7 @@ from pathlib import Path
 from zoo.base import VARIANTS
 from zoo.documentation import Documentation, document
 from zoo.errors import UserError
+from zoo.files import CONFIG_FILE
 from zoo.reports.leaderboard import PICTURES, Board, Column, Row, build_boards, find_runs, link
 
 INDEX_METRICS = ("fd_lenet", "fd_lenet@gmm10", "nll", "elbo", "psnr")
@@ -34,7 +35,7 @@ def page_texts(results: Path, out: Path) -> dict[str, str]:
     runs, _ = find_runs(results)
     boards = build_boards(runs, [])
     for row in (row for board in boards for row in board.rows):
-        row.links = {run.results.seed: link(run.folder / "config.yaml", out) for run in row.runs}
+        row.links = {run.results.seed: link(run.folder / CONFIG_FILE, out) for run in row.runs}
     pages = [document(entry.name) for entry in VARIANTS]
     texts = {f"{page.name}.md": page_text(page, boards, out, link(results, out)) for page in pages}
     return texts | {"README.md": index_text(pages, boards, link(results, out))}

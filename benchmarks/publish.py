@@ -18,9 +18,10 @@ from PIL import Image
 
 from zoo.config import read_yaml
 from zoo.errors import UserError
+from zoo.files import CONFIG_FILE, RESULTS_FILE
 from zoo.reports import leaderboard
 from zoo.reports.leaderboard import PICTURES, build_boards, find_runs
-from zoo.reports.reference import CONFIG_FILE, RESULTS_FILE, Run
+from zoo.reports.reference import Run
 
 PICTURE_SIDE = 560  # pixels
 COLOURS = 16

@@ -30,6 +30,8 @@ from zoo.families.gaussian import GaussianVAE
 from zoo.metrics import cost, disentanglement, latent
 from zoo.metrics.core import METRICS, Score, Subject
 from zoo.metrics.likelihood import binarised, bits_per_dim, elbo, nll
+from zoo.metrics.loss import loss
+from zoo.metrics.reconstruction import psnr
 
 PIXELS, LATENT = 4, 2
 WEIGHT = torch.tensor([[0.6, 0.0], [0.3, 0.0], [0.0, 0.4], [0.0, -0.2]])  # orthogonal columns
@@ -262,7 +264,7 @@ def rows_of_every_kind() -> dict[str, tuple[float, int, str]]:
     torch.manual_seed(0)
     model = zoo.create("mlp", data.spec((0.0, 1.0)), hidden_dims=[8], latent_dim=3).eval()
     subject = Subject(model, data, config, Accelerator(cpu=True), Path())
-    rows: dict[str, Score] = elbo(subject) | nll(subject, k=3, binarise="dynamic")
+    rows: dict[str, Score] = loss(subject) | psnr(subject) | elbo(subject) | nll(subject, k=3, binarise="dynamic")
     for metric in (latent.active_units, latent.mutual_information, disentanglement.mig_metric, cost.cost):
         rows |= metric(subject)
     timed = ("sampling_images_per_second", "peak_memory")

@@ -19,12 +19,12 @@ import zoo
 from tests.runs import digest, make_config, rows, run, settings
 from zoo.base import Batch
 from zoo.config import Config, check, load_config
-from zoo.data import dequantise, random_crop
-from zoo.engine.evaluate import evaluate_terms, evaluation_batches
+from zoo.data import dequantise, evaluation_batches, random_crop
 from zoo.engine.log import Totals
 from zoo.engine.setup import set_up
 from zoo.engine.step import noise_seed
 from zoo.engine.train import Trainer
+from zoo.engine.validation import mean_terms
 from zoo.errors import Diverged, UserError
 from zoo.runs import train
 
@@ -282,11 +282,11 @@ def test_evaluation_weighs_every_image_once_and_ends_schedules(tmp_path: Path) -
     t = trainer(make_config(tmp_path / "r", "beta", model=model))
     t.model.progress.fill_(0.1)
     accelerator = Accelerator(cpu=True)
-    uneven = evaluate_terms(t.model, t.run.data.val, accelerator, batch_size=16)  # 16 and 11 images
+    uneven = mean_terms(t.model, t.run.data.val, accelerator, batch_size=16)  # 16 and 11 images
     assert uneven["beta"] == pytest.approx(4.0)
     assert uneven["loss"] == pytest.approx(uneven["recon"] + 4 * uneven["kl"], rel=1e-5)
     assert t.model.progress.item() == pytest.approx(0.1)
-    whole = evaluate_terms(t.model, t.run.data.val, accelerator, batch_size=27)
+    whole = mean_terms(t.model, t.run.data.val, accelerator, batch_size=27)
     assert uneven["kl"] == pytest.approx(whole["kl"], rel=1e-5)
 
 

@@ -48,10 +48,10 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--dry-run", action="store_true", help="build everything, take two steps, write nothing")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the config: data.size=64")
 
-    evaluate = commands.add_parser("evaluate", help="measure a trained run again, and draw its pictures")
+    evaluate = commands.add_parser("evaluate", help="measure what a trained run lacks, and draw its pictures")
     evaluate.add_argument("run", type=Path, help="the run's folder")
     evaluate.add_argument("--inception-weights", type=Path, help="weight file of the 2015 Inception, for FID and KID")
-    evaluate.add_argument("--again", action="store_true", help="compute benchmarks anew that are there already")
+    evaluate.add_argument("--again", action="store_true", help="compute metrics anew that are there already")
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="such as benchmark.metrics=[fid,ssim]")
 
     sample = commands.add_parser("sample", help="draw images from a trained run")
@@ -114,7 +114,7 @@ def run_train(arguments: argparse.Namespace) -> int:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
-    """Measure a trained run again and draw its pictures."""
+    """Measure what a trained run lacks, and draw its pictures."""
     from zoo.runs import evaluate_run
 
     overrides = arguments.overrides

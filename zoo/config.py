@@ -92,7 +92,7 @@ class WandbConfig(_Strict):
 
 
 class BenchmarkConfig(_Strict):
-    """What a trained model is scored by, beyond the test ELBO and PSNR that every run reports."""
+    """What a trained model is scored by, beyond the metrics loss and psnr that every run reports."""
 
     metrics: list[str] = []  # registered metrics: fid, kid, prdc, ssim, nll, …
     samplers: list[str] = ["prior"]  # where samples are drawn from: prior, gaussian, gmm10, second_stage

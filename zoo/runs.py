@@ -15,14 +15,17 @@ from accelerate import Accelerator
 from zoo.base import BaseVAE
 from zoo.config import Config, load_config
 from zoo.data import Data, batches, build_data
-from zoo.engine.checkpoint import MODEL_FILE, load, weights_of, write_weights
-from zoo.engine.evaluate import METRICS_FILE, provenance, read_results, score, write_pictures, write_results
+from zoo.data.cache import cache_folder
+from zoo.engine.checkpoint import load, weights_of, write_weights
+from zoo.engine.provenance import provenance
 from zoo.engine.setup import Run, choose_device, choose_precision, make_accelerator, set_threads, set_up
 from zoo.engine.train import Trainer
 from zoo.errors import UserError
+from zoo.files import CONFIG_FILE, METRICS_FILE, MODEL_FILE, read_results, write_results
+from zoo.metrics.benchmark import EVERY_RUN, benchmark
+from zoo.metrics.core import Subject
+from zoo.pictures.of_runs import write_pictures
 from zoo.registry import load_plugin
-
-CONFIG_FILE = "config.yaml"
 
 # What a resumed run may change: how long it goes on, and what it writes on the way.
 MAY_CHANGE = {
@@ -176,12 +179,12 @@ def finish(run: Run, trainer: Trainer) -> None:
 
 
 def evaluate_run(out: Path, overrides: list[str], again: bool = False) -> None:
-    """Measure a trained run again, as training does at its end.
+    """Measure what a trained run lacks, and draw its pictures, as training does at its end.
 
     Args:
         out: The run's folder.
         overrides: Settings laid over its config.
-        again: Compute benchmarks anew that are in `results.json` already.
+        again: Compute metrics anew that are in `results.json` already.
 
     Raises:
         UserError: if the folder holds no finished run.
@@ -210,15 +213,13 @@ def _measure(
     facts: dict[str, Any],
     again: bool = False,
 ) -> None:
-    metrics, terms = score(model, data, config, accelerator)
+    subject = Subject(model.eval(), data, config, accelerator, cache_folder() / "references")
+    benchmark(out, subject, EVERY_RUN, again)
     if accelerator.is_main_process:
-        write_results(out, provenance(config, model) | facts | {"metrics": metrics, "terms": terms})
+        write_results(out, provenance(config, model) | facts)
         write_pictures(model, data, out)
     accelerator.wait_for_everyone()
-    if config.benchmark.metrics:
-        from zoo.metrics.benchmark import benchmark  # torchmetrics' networks take a second to import
-
-        benchmark(out, model, data, config, accelerator, again)
+    benchmark(out, subject, [name for name in config.benchmark.metrics if name not in EVERY_RUN], again)
     if accelerator.is_main_process:
         print(report(out), flush=True)
 

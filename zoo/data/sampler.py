@@ -1,14 +1,14 @@
-"""The order of the training images: an endless stream that is a pure function of the seed and the step.
+"""The order of images: for training, an endless stream that is a pure function of the seed and the step.
 
 The stream is one shuffle of all images after another. Step `s` of global batch size `b` takes the stream's positions
 `s * b` to `(s + 1) * b`, so every batch is full, no image is seen twice before all are seen once, and a run resumes at
-any step without replaying those before it.
+any step without replaying those before it. For evaluation, every image once, in the order of the split.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.base import BaseVAE, Batch
+from zoo.data.pixels import to_float
 from zoo.data.source import Images
 
 GATHERED_BYTES = 2**20  # small enough for a processor's cache, large enough to hide what calling NumPy costs
@@ -97,3 +99,19 @@ def batches(
             ready = coming or thread.submit(gather, step)
             coming = thread.submit(gather, step + together) if step + together < stop else None
             yield from ready.result()
+
+
+def evaluation_batches(
+    split: Images, model: BaseVAE, batch_size: int, rank: int = 0, world: int = 1
+) -> Iterator[tuple[int, Batch]]:
+    """Yield (number, batch) over a split, every image once over all ranks, in the model's range and on its device.
+
+    Batches are cut the same way whatever the number of ranks, and noise seeded by their number: the result does not
+    depend on how many processes computed it.
+    """
+    for number in range(rank, -(-len(split) // batch_size), world):
+        indices = torch.arange(number * batch_size, min((number + 1) * batch_size, len(split)))
+        images, labels = split.batch(indices)
+        y = None if labels is None else labels.to(model.device)
+        torch.manual_seed(number)
+        yield number, Batch(to_float(images.to(model.device), model.image.range), y)

@@ -31,10 +31,10 @@ from zoo.base import BaseVAE, ImageSpec
 from zoo.config import ModelConfig
 from zoo.engine.sharding import put_together
 from zoo.errors import UserError
+from zoo.files import MODEL_FILE
 from zoo.models import create
 from zoo.registry import load_plugin
 
-MODEL_FILE = "model.safetensors"
 DIGESTS_FILE = "digests.json"
 
 

@@ -16,9 +16,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from zoo.base import BaseVAE
-from zoo.engine.evaluate import METRICS_FILE, write_progress_pictures
 from zoo.engine.setup import Run
+from zoo.files import METRICS_FILE
 from zoo.pictures.drawing import Painter
+from zoo.pictures.of_runs import write_progress_pictures
 
 SECONDS_BETWEEN_PICTURES = 30.0
 STEPS_ASIDE = 256

@@ -19,15 +19,16 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from zoo import ranks
 from zoo.base import BaseVAE
 from zoo.data import augmented, batches
-from zoo.engine.checkpoint import MODEL_FILE, Checkpoints, load_state, snapshot, weights_of, write_weights
-from zoo.engine.evaluate import evaluate_terms
+from zoo.engine.checkpoint import Checkpoints, load_state, snapshot, weights_of, write_weights
 from zoo.engine.log import Log
 from zoo.engine.optimizers import learning_rate
 from zoo.engine.setup import Run
 from zoo.engine.sharding import let_go, shard, share_out, share_out_moments, whole
 from zoo.engine.step import Player, TrainStep, make_players, noise_seed, seed_noise
 from zoo.engine.stopping import StopRequest
+from zoo.engine.validation import mean_terms
 from zoo.errors import Diverged, UserError
+from zoo.files import MODEL_FILE
 
 
 class Due(NamedTuple):
@@ -226,7 +227,7 @@ class Trainer:
         if epoch_ends:
             row["epoch"] = self._epochs_done(self.step)
             row |= {f"train/epoch_{name}": value for name, value in self.log.take_epoch().items()}
-        terms = evaluate_terms(self.evaluated, self.run.data.val, self.accelerator, self.config.eval_batch_size)
+        terms = mean_terms(self.evaluated, self.run.data.val, self.accelerator, self.config.eval_batch_size)
         self.model.train()
         return row | {f"val/{name}": value for name, value in terms.items()}
 

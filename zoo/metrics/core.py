@@ -14,8 +14,8 @@ from torch import Tensor
 
 from zoo.base import BaseVAE, Batch
 from zoo.config import Config
-from zoo.data import Data, Images
-from zoo.engine.evaluate import evaluation_batches
+from zoo.data import Data, Images, evaluation_batches
+from zoo.engine.validation import mean_terms
 from zoo.registry import Registry
 
 
@@ -53,6 +53,7 @@ class Subject:
         accelerator: Shares the work out; every rank calls every metric.
         cache: Folder for reference statistics.
         memo: Whatever several metrics share (features, fitted samplers), by name, so that it is computed once.
+        notes: What a metric has to say beside its scores: keys of `results.json`, written with them.
     """
 
     model: BaseVAE
@@ -61,6 +62,7 @@ class Subject:
     accelerator: Accelerator
     cache: Path
     memo: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def given(self) -> str:
@@ -73,6 +75,15 @@ class Subject:
         return evaluation_batches(
             split, self.model, size, self.accelerator.process_index, self.accelerator.num_processes
         )
+
+    def mean_terms(self, split: Images) -> dict[str, float]:
+        """Average the terms of the model's loss over a split, over the test images once; see `mean_terms`."""
+        if split is self.data.test and "terms of test images" in self.memo:
+            return self.memo["terms of test images"]
+        terms = mean_terms(self.model, split, self.accelerator, self.config.eval_batch_size)
+        if split is self.data.test:
+            self.memo["terms of test images"] = terms
+        return terms
 
     def gather(self, parts: dict[int, Tensor]) -> Tensor:
         """Concatenate the rows that all ranks computed, in the order of their batch numbers; a collective.

@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from zoo.engine.evaluate import read_results
+from zoo.files import read_results
 from zoo.metrics.core import Score, Subject, register_metric
 
 SECONDS = 2.0

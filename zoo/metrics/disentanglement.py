@@ -3,18 +3,14 @@
 Six published measures, each first as a function of codes `[N, D]` and factors `[N, F]` (D and F at least 2; factors
 that do not vary are left out), then as a metric of a trained model. A point's code is its posterior mean, never a
 sample. As in the literature the points are drawn from all images there are, those of training included.
+
+scikit-learn, which takes seconds to import, is imported by the measure that needs it.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from scipy.stats import entropy
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import balanced_accuracy_score, mutual_info_score
-from sklearn.model_selection import train_test_split
-from sklearn.tree import DecisionTreeClassifier
 
 from zoo.data.sampler import permutation
 from zoo.errors import UserError
@@ -38,6 +34,8 @@ def mig(codes: np.ndarray, factors: np.ndarray, bins: int = BINS) -> float:
         factors: int `[N, F]`.
         bins: How many.
     """
+    from sklearn.metrics import mutual_info_score
+
     factors = _varying(factors)
     information = np.sort(_mutual_information(codes, factors, bins), axis=0)  # [D, F]
     entropies = np.array([mutual_info_score(factor, factor) for factor in factors.T])
@@ -76,6 +74,10 @@ def dci(codes: np.ndarray, factors: np.ndarray, seed: int = 0) -> tuple[float, f
         factors: int `[N, F]`.
         seed: Of the split and the forests.
     """
+    from scipy.stats import entropy
+    from sklearn.ensemble import RandomForestClassifier
+    from sklearn.model_selection import train_test_split
+
     factors = _varying(factors)
     train_codes, test_codes, train_factors, test_factors = train_test_split(
         codes, factors, test_size=0.2, random_state=seed
@@ -103,6 +105,9 @@ def sap(codes: np.ndarray, factors: np.ndarray) -> float:
         codes: `[N, D]`.
         factors: int `[N, F]`.
     """
+    from sklearn.metrics import balanced_accuracy_score
+    from sklearn.tree import DecisionTreeClassifier
+
     gaps = []
     for factor in _varying(factors).T:
         tree = DecisionTreeClassifier(max_leaf_nodes=len(np.unique(factor)), class_weight="balanced", random_state=0)
@@ -160,6 +165,8 @@ def beta_vae_score(codes: np.ndarray, factors: np.ndarray, seed: int = 0) -> flo
         factors: int `[N, F]`.
         seed: Of the pairs.
     """
+    from sklearn.linear_model import LogisticRegression
+
     factors, rng = _varying(factors), np.random.default_rng(seed)
 
     def differences(total: int) -> tuple[np.ndarray, np.ndarray]:
@@ -181,6 +188,8 @@ def _varying(factors: np.ndarray) -> np.ndarray:
 
 def _mutual_information(codes: np.ndarray, factors: np.ndarray, bins: int) -> np.ndarray:
     """I(binned dimension; factor) in nats, `[D, F]`."""
+    from sklearn.metrics import mutual_info_score
+
     binned = [np.digitize(code, np.histogram_bin_edges(code, bins)[1:-1]) for code in codes.T]
     return np.array([[mutual_info_score(factor, code) for factor in factors.T] for code in binned])
 

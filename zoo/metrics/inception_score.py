@@ -11,7 +11,6 @@ import warnings
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.inception import InceptionScore
 
 from zoo.errors import UserError
 from zoo.metrics import features, samplers
@@ -43,6 +42,8 @@ def score_of_logits(logits: Tensor) -> float:
     Raises:
         UserError: for fewer than two samples to a split, of which the score would be 1.
     """
+    from torchmetrics.image.inception import InceptionScore  # takes seconds, which no run should start with
+
     if len(logits) < 2 * SPLITS:
         raise UserError(f"the Inception Score needs {2 * SPLITS} samples, not {len(logits)}: raise benchmark.n")
     with warnings.catch_warnings():

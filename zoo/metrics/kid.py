@@ -9,7 +9,6 @@ import warnings
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from zoo.errors import UserError
 from zoo.metrics import features
@@ -52,6 +51,8 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
     Raises:
         UserError: for a set of fewer than two images.
     """
+    from torchmetrics.image.kid import KernelInceptionDistance  # takes seconds, which no run should start with
+
     size = min(SUBSET_SIZE, len(real), len(fake))
     if size < 2:
         raise UserError(

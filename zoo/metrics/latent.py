@@ -108,7 +108,7 @@ def mutual_information(subject: Subject) -> dict[str, Score]:
 
 def _images(subject: Subject) -> Images:
     test = subject.data.test
-    return test.subset(torch.arange(min(POINTS, len(test))))
+    return test if len(test) <= POINTS else test.subset(torch.arange(POINTS))
 
 
 @torch.no_grad()

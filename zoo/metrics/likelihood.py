@@ -16,7 +16,6 @@ from pydantic import PositiveInt
 
 from zoo.base import BaseVAE
 from zoo.data import Images
-from zoo.engine.evaluate import evaluate_terms
 from zoo.errors import UserError
 from zoo.metrics.core import Score, Subject, register_metric
 from zoo.parts.distributions import Likelihood
@@ -74,15 +73,29 @@ def elbo(subject: Subject, *, binarise: Binarise = "no") -> dict[str, Score]:
     Raises:
         UserError: if the variant has no such terms, or its likelihood is not of binary pixels.
     """
-    split, protocol = _images(subject, binarise)
+    split, pixels = _images(subject, binarise)
     bound, kl = elbo_and_kl(subject, split)
-    protocol += f"{subject.given}; one posterior sample per image; all constants of the likelihood included"
+    score = elbo_score(subject, bound, pixels)
+    protocol = score.protocol
     rows = {
-        "elbo": Score(bound, "nats", True, protocol, len(split)),
+        "elbo": score,
         "distortion": Score(-bound - kl, "nats", False, f"{protocol}; -elbo - rate", len(split)),
         "rate": Score(kl, "nats", None, f"{protocol}; the variant's own KL(q(z|x) || p(z))", len(split)),
     }
     return {_row(name, binarise): score for name, score in rows.items()}
+
+
+def elbo_score(subject: Subject, value: float, pixels: str | None = None) -> Score:
+    """Write down an ELBO over test images: the same row, whichever metric reports it.
+
+    Args:
+        subject: Of whom it is said.
+        value: Nats per image.
+        pixels: What the likelihood of a pixel means; by default, that of pixels as they are.
+    """
+    how = "one posterior sample per image; all constants of the likelihood included"
+    protocol = f"{pixels or _pixels(subject)}{subject.given}; {how}"
+    return Score(value, "nats", True, protocol, len(subject.data.test))
 
 
 def elbo_and_kl(subject: Subject, split: Images) -> tuple[float, float]:
@@ -91,7 +104,7 @@ def elbo_and_kl(subject: Subject, split: Images) -> tuple[float, float]:
     Raises:
         UserError: if its loss doesn't name them.
     """
-    terms = evaluate_terms(subject.model, split, subject.accelerator, subject.config.eval_batch_size)
+    terms = subject.mean_terms(split)
     if not {"elbo", "kl"} <= terms.keys():
         raise UserError(
             f"the loss of {subject.config.model.name!r} does not report elbo and kl, so elbo, distortion, rate and "
@@ -145,12 +158,10 @@ def nll(subject: Subject, *, k: PositiveInt = 1000, binarise: Binarise = "no") -
 def _images(subject: Subject, binarise: Binarise) -> tuple[Images, str]:
     """Return the test images to predict, and what the likelihood of their pixels means."""
     test, likelihood = subject.data.test, _likelihood(subject)
-    low, high = subject.model.image.range
-    if binarise == "no" and likelihood.kind == "bce":
-        return test, "Bernoulli cross-entropy of grey pixels: not a normalised density, compare with its like alone"
     if binarise == "no":
-        return test, f"density of pixels in [{low:g}, {high:g}], likelihood {likelihood.kind!r}"
+        return test, _pixels(subject)
     if likelihood.kind != "bce":
+        low, high = subject.model.image.range
         raise UserError(
             f"binarise={binarise} needs images in [0, 1] and a likelihood of binary pixels, recon 'bce', "
             f"not {likelihood.kind!r} on [{low:g}, {high:g}]"
@@ -159,6 +170,17 @@ def _images(subject: Subject, binarise: Binarise) -> tuple[Images, str]:
         draw = binarised(test, 1, subject.config.seed)
         return draw, "pixels binarised by a Bernoulli draw of their grey value, drawn anew for each seed of a run"
     return binarised(test, 0), "pixels binarised by one Bernoulli draw for ever, which is not Larochelle's file"
+
+
+def _pixels(subject: Subject) -> str:
+    """Say what the likelihood of pixels as they are means."""
+    low, high = subject.model.image.range
+    likelihood = getattr(subject.model, "likelihood", None)
+    if likelihood is None:  # a variant that counts its bound by itself
+        return f"pixels in [{low:g}, {high:g}]"
+    if likelihood.kind == "bce":
+        return "Bernoulli cross-entropy of grey pixels: not a normalised density, compare with its like alone"
+    return f"density of pixels in [{low:g}, {high:g}], likelihood {likelihood.kind!r}"
 
 
 def _likelihood(subject: Subject) -> Likelihood:

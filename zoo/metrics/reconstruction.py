@@ -1,6 +1,7 @@
 """How near reconstructions come to the test images they are of, each decoded from its posterior mean.
 
-Pixels lie in [0, 1] and are not rounded, except for the distances over features.
+Pixels lie in [0, 1] and are not rounded, except for the distances over features. torchmetrics, which takes seconds to
+import, is imported by the metric that needs it.
 """
 
 from __future__ import annotations
@@ -11,12 +12,6 @@ from typing import cast
 
 import torch
 from torch import Tensor
-from torchmetrics.functional import mean_squared_error
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 
 from zoo.errors import UserError
 from zoo.metrics import features
@@ -33,6 +28,7 @@ Compare = Callable[[Tensor, Tensor], Tensor]  # reconstructions and images, [B, 
 @register_metric("mse", "squared error per pixel of reconstructions")
 def mse(subject: Subject) -> dict[str, Score]:
     """Score the squared error, mean over pixels and channels."""
+    from torchmetrics.functional import mean_squared_error
 
     def compare(recon: Tensor, image: Tensor) -> Tensor:
         return mean_squared_error(recon.flatten(1).T, image.flatten(1).T, num_outputs=len(image)).reshape(-1)
@@ -43,6 +39,7 @@ def mse(subject: Subject) -> dict[str, Score]:
 @register_metric("psnr", "peak signal-to-noise ratio of reconstructions")
 def psnr(subject: Subject) -> dict[str, Score]:
     """Score 10 log10(1 / squared error) of each image, in dB."""
+    from torchmetrics.functional.image import peak_signal_noise_ratio
 
     def compare(recon: Tensor, image: Tensor) -> Tensor:
         return peak_signal_noise_ratio(recon, image, data_range=1.0, dim=(1, 2, 3), reduction="none")
@@ -61,6 +58,7 @@ def ssim(subject: Subject) -> dict[str, Score]:
     """
     if (size := _size(subject)) < WINDOW:
         raise UserError(f"SSIM's window of {WINDOW} pixels does not fit into images of {size}")
+    from torchmetrics.functional.image import structural_similarity_index_measure
 
     def compare(recon: Tensor, image: Tensor) -> Tensor:
         return cast(Tensor, structural_similarity_index_measure(recon, image, data_range=1.0, reduction="none"))
@@ -82,6 +80,8 @@ def ms_ssim(subject: Subject) -> dict[str, Score]:
     betas = scale_weights(size := _size(subject))
     if len(betas) < 2:
         raise UserError(f"MS-SSIM needs images of {2 * WINDOW} pixels or more, not {size}: use ssim")
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
     how = f"MS-SSIM, Gaussian window {WINDOW} px, sigma 1.5, betas {', '.join(f'{beta:.4f}' for beta in betas)}"
 
     def compare(recon: Tensor, image: Tensor) -> Tensor:

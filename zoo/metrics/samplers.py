@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from zoo.base import BaseVAE
-from zoo.engine.evaluate import evaluation_batches
+from zoo.data import evaluation_batches
 from zoo.errors import UserError
 from zoo.metrics.core import Subject
 from zoo.parts.distributions import standard_normal

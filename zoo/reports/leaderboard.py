@@ -24,9 +24,8 @@ from typing import Any
 from urllib.parse import quote
 
 from zoo.errors import UserError
+from zoo.files import CONFIG_FILE, RESULTS_FILE
 from zoo.reports.reference import (
-    CONFIG_FILE,
-    RESULTS_FILE,
     Comparison,
     Metric,
     Reference,

@@ -13,9 +13,9 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, model_validator
 
 from zoo.config import check, parse_yaml
 from zoo.errors import UserError
+from zoo.files import CONFIG_FILE, METRICS_FILE, RESULTS_FILE
 
 REFERENCE_FILE = Path(__file__).with_name("reference.yaml")
-RESULTS_FILE, CONFIG_FILE, METRICS_FILE = "results.json", "config.yaml", "metrics.jsonl"
 
 
 class Metric(BaseModel):

@@ -33,7 +33,8 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from zoo.config import Config, check, load_config, parse_yaml
 from zoo.errors import UserError
-from zoo.reports.reference import CONFIG_FILE, Run, flatten, read_run
+from zoo.files import CONFIG_FILE
+from zoo.reports.reference import Run, flatten, read_run
 
 PROGRAM = [sys.executable, "-m", "zoo"]
 LOG_FILE = "suite.log"
