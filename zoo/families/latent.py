@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any, Literal
 
 import torch
@@ -99,9 +100,9 @@ class LatentVAE(NetVAE):
         super().__init__(image, **options)
         self.beta = beta
 
+    @abstractmethod
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Posterior:
         """Return q(z|x) of a batch."""
-        raise NotImplementedError
 
     def log_prior(self, z: Tensor) -> Tensor:
         """Return log p(z) in nats: `[..., D]` -> `[...]`."""
