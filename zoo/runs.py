@@ -19,7 +19,7 @@ from zoo.engine.checkpoint import MODEL_FILE, load, weights_of, write_weights
 from zoo.engine.evaluate import METRICS_FILE, provenance, read_results, score, write_pictures, write_results
 from zoo.engine.setup import Run, choose_device, choose_precision, make_accelerator, set_threads, set_up
 from zoo.engine.train import Trainer
-from zoo.errors import UserError
+from zoo.errors import Undelivered, UserError
 from zoo.registry import load_plugin
 
 CONFIG_FILE = "config.yaml"
@@ -45,8 +45,10 @@ def train(config: Config, resume: bool = False, dry_run: bool = False) -> int:
     Raises:
         UserError: if the config can't be run, or the folder holds another run.
         Diverged: if the loss stops being finite.
+        Undelivered: if a metric that was asked for could not be computed.
     """
     run = set_up(config)
+    _check_metrics(config)
     accelerator, main = run.accelerator, run.accelerator.is_main_process
     if dry_run:
         return _dry_run(run)
@@ -63,15 +65,32 @@ def train(config: Config, resume: bool = False, dry_run: bool = False) -> int:
         if resume:
             print(f"resumed at step {trainer.step:,}" if resumed else "no checkpoint yet: starting from the beginning")
     _start_trackers(run)
-    stopped_by = trainer.fit()
+    stopped_by, failed = trainer.fit(), []
     if stopped_by:
         if main:
             again = command() if "--resume" in sys.argv else f"{command()} --resume"
             print(f"stopped at step {trainer.step:,}, checkpoint written; to go on: {again}", flush=True)
     else:
-        finish(run, trainer)
+        failed = finish(run, trainer)
     trainer.close()
+    _complain(failed, run.out)
     return stopped_by
+
+
+def _check_metrics(config: Config) -> None:
+    """See that what the trained model is to be scored by exists: now, and not when training is over."""
+    if config.benchmark.metrics:
+        from zoo.metrics.benchmark import asked_for  # torchmetrics' networks take a second to import
+
+        asked_for(config)
+
+
+def _complain(failed: list[str], out: Path) -> None:
+    if failed:
+        names = ", ".join(failed)
+        raise Undelivered(
+            f"no {names}, for the reason above; all else is in {out}, and `evaluate` computes what is missing"
+        )
 
 
 def _dry_run(run: Run) -> int:
@@ -149,8 +168,12 @@ def _start_trackers(run: Run) -> None:
         ) from None
 
 
-def finish(run: Run, trainer: Trainer) -> None:
-    """Save the final weights, measure them on the test split, and draw the pictures."""
+def finish(run: Run, trainer: Trainer) -> list[str]:
+    """Save the final weights, measure them on the test split, and draw the pictures.
+
+    Returns:
+        The metrics that could not be computed.
+    """
     model, config = trainer.evaluated, run.config
     weights = weights_of(model)
     if run.accelerator.is_main_process:
@@ -172,7 +195,7 @@ def finish(run: Run, trainer: Trainer) -> None:
     }
     if trainer.train_seconds:  # a finished run that is resumed takes no step
         facts["images_per_second"] = trainer.images_done / trainer.train_seconds
-    _measure(run.out, model, run.data, config, run.accelerator, facts)
+    return _measure(run.out, model, run.data, config, run.accelerator, facts)
 
 
 def evaluate_run(out: Path, overrides: list[str], again: bool = False) -> None:
@@ -185,6 +208,7 @@ def evaluate_run(out: Path, overrides: list[str], again: bool = False) -> None:
 
     Raises:
         UserError: if the folder holds no finished run.
+        Undelivered: if a metric that was asked for could not be computed.
     """
     if not (out / CONFIG_FILE).is_file():
         raise UserError(f"{out} holds no run: there is no {CONFIG_FILE} in it")
@@ -193,12 +217,14 @@ def evaluate_run(out: Path, overrides: list[str], again: bool = False) -> None:
     config = load_config(out / CONFIG_FILE, [*overrides, f"out={out}"])
     for plugin in config.plugins:
         load_plugin(plugin)
+    _check_metrics(config)
     set_threads(config)
     accelerator = make_accelerator(config, choose_precision(config, choose_device(config)))
     with accelerator.main_process_first():
         data = build_data(config.data)
-    _measure(out, load(out, accelerator.device), data, config, accelerator, {}, again)
+    failed = _measure(out, load(out, accelerator.device), data, config, accelerator, {}, again)
     accelerator.end_training()
+    _complain(failed, out)
 
 
 def _measure(
@@ -209,7 +235,8 @@ def _measure(
     accelerator: Accelerator,
     facts: dict[str, Any],
     again: bool = False,
-) -> None:
+) -> list[str]:
+    failed: list[str] = []
     metrics, terms = score(model, data, config, accelerator)
     if accelerator.is_main_process:
         write_results(out, provenance(config, model) | facts | {"metrics": metrics, "terms": terms})
@@ -218,9 +245,10 @@ def _measure(
     if config.benchmark.metrics:
         from zoo.metrics.benchmark import benchmark  # torchmetrics' networks take a second to import
 
-        benchmark(out, model, data, config, accelerator, again)
+        failed = benchmark(out, model, data, config, accelerator, again)
     if accelerator.is_main_process:
         print(report(out), flush=True)
+    return failed
 
 
 def report(out: Path) -> str:
