@@ -28,6 +28,7 @@ from zoo.metrics.disentanglement import (
     sap,
     sap_maximum,
 )
+from zoo.testing import StubVAE
 
 GRID = np.stack(np.unravel_index(np.arange(8**4), (8, 8, 8, 8)), axis=1)  # every choice of 4 factors of 8 values
 PERFECT = ((GRID - 3.5) / GRID.std(axis=0)).astype(np.float32)
@@ -181,7 +182,7 @@ def test_scores_are_the_same_at_every_call() -> None:
     assert factor_vae_score(codes, GRID, seed=1) != factor_vae_score(codes, GRID)
 
 
-class PixelsAsCodes(BaseVAE):
+class PixelsAsCodes(StubVAE):
     """The posterior mean of an image is its pixels."""
 
     def __init__(self, image: ImageSpec) -> None:

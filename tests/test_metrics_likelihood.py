@@ -32,6 +32,7 @@ from zoo.metrics.core import METRICS, Score, Subject
 from zoo.metrics.likelihood import binarised, bits_per_dim, elbo, nll
 from zoo.metrics.loss import loss
 from zoo.metrics.reconstruction import psnr
+from zoo.testing import StubVAE
 
 PIXELS, LATENT = 4, 2
 WEIGHT = torch.tensor([[0.6, 0.0], [0.3, 0.0], [0.0, 0.4], [0.0, -0.2]])  # orthogonal columns
@@ -234,7 +235,7 @@ def test_binarisation_needs_a_likelihood_of_binary_pixels(metric: Any, tmp_path:
         metric(subject, binarise="fixed")
 
 
-class Autoencoder(BaseVAE):
+class Autoencoder(StubVAE):
     """Has neither a likelihood nor a bound."""
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:

@@ -145,11 +145,13 @@ def test_missing_plugin_is_one_sentence(plugin: str, words: str) -> None:
 
 
 @pytest.mark.parametrize("plugin", ["broken.py", "broken"])
-def test_what_a_plugin_raises_comes_through_and_it_may_be_mended(plugin: str, tmp_path: Path) -> None:
+def test_what_a_plugin_raises_is_told_with_its_line_and_it_may_be_mended(plugin: str, tmp_path: Path) -> None:
     file = tmp_path / "broken.py"
     file.write_text("import no_such_module_anywhere")
-    with pytest.raises(ModuleNotFoundError, match="no_such_module_anywhere"):
+    words = rf"plugin '{plugin}' raised ModuleNotFoundError: .*'no_such_module_anywhere' \({file}:1\)"
+    with pytest.raises(UserError, match=words) as caught:
         load_plugin(plugin)
+    assert isinstance(caught.value.__cause__, ModuleNotFoundError)
     file.write_text("fine = 'now'  # longer than before")
     assert load_plugin(plugin).fine == "now"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -89,11 +90,11 @@ class VAEOutput:
     logits: Tensor
 
 
-class BaseVAE(nn.Module):
+class BaseVAE(nn.Module, ABC):
     """What every variant is: an objective over images with a latent, trained by the one loop.
 
-    A subclass writes `encode`, `decode`, `forward`, `loss`, `sample` and, if it has one, `log_likelihood`. Its modules
-    are pure: they see tensors, never files or data sets.
+    A subclass must write `encode`, `decode`, `forward`, `loss` and `sample`, and, if it has one, `log_likelihood`. Its
+    modules are pure: they see tensors, never files or data sets.
 
     Attributes:
         players: Who takes optimizer steps, in this order. Player "vae" minimises `loss(batch)` over all parameters that
@@ -131,25 +132,25 @@ class BaseVAE(nn.Module):
         self.image = image
         self.register_buffer("progress", torch.zeros(()))
 
+    @abstractmethod
     def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Return the posterior's mean (or mode) and log variance, each `[B, D]`; None for it if it isn't Gaussian."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the image of a latent: `[B, D]` -> `[B, C, H, W]` in the image range."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward(self, x: Tensor, y: Tensor | None = None, *, sample_posterior: bool = True) -> VAEOutput:
         """Encode, draw a latent (or take the posterior mean), decode."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return "loss" to minimise (scalar) and any named terms to log (scalars, batch means, nats per image)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sample(self, n: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
         """Draw `n` images from the model's own prior: `[n, C, H, W]`."""
-        raise NotImplementedError
 
     def log_likelihood(self, x: Tensor, k: int, y: Tensor | None = None) -> Tensor:
         """Return the importance-weighted bound on log p(x) with `k` samples: nats, `[B]`. Burda et al. 2015.
@@ -198,5 +199,7 @@ def _must_be_variant(name: str, cls: type[BaseVAE]) -> None:
         raise UserError(f"@register({name!r}) is for subclasses of zoo.BaseVAE; {cls!r} is not one")
 
 
-VARIANTS: Registry[type[BaseVAE]] = Registry("variant", package="zoo.variants", check=_must_be_variant)
+VARIANTS: Registry[type[BaseVAE]] = Registry(
+    "variant", package="zoo.variants", check=_must_be_variant, given=("image",)
+)
 register = VARIANTS.register

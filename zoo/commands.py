@@ -12,7 +12,7 @@ import sys
 import textwrap
 from pathlib import Path
 
-from zoo.errors import Diverged, UserError
+from zoo.errors import Diverged, Undelivered, UserError, crash
 
 COMMANDS = ("train", "evaluate", "sample", "list", "describe", "suite", "leaderboard", "reference")
 EPILOG = """examples:
@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 2 for a user's mistake, 1 for a diverged run, each in one sentence."""
+    """Run one command and return its exit code: 2 for a mistake, 1 for a lost run or metric, each in one sentence."""
     argv = sys.argv[1:] if argv is None else argv
     # `run.py --config …` trains: the command may be left out.
     if argv and argv[0] not in COMMANDS and argv[0] not in ("-h", "--help"):
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         return globals()[f"run_{arguments.command}"](arguments)
-    except (UserError, Diverged) as error:
+    except (UserError, Diverged, Undelivered) as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
@@ -159,7 +159,10 @@ def run_list(arguments: argparse.Namespace) -> int:
     """Print every variant: its name and one line. Reads the files without importing them, and so without torch."""
     rows = [row for file in sorted(VARIANTS_FOLDER.glob("*.py")) for row in registered_names(file)]
     for plugin in arguments.plugin:
-        rows += registered_names(_plugin_file(plugin))
+        try:
+            rows += registered_names(_plugin_file(plugin))
+        except SyntaxError as error:
+            raise crash(f"plugin {plugin!r}", error) from error
     width = max(len(name) for name, _ in rows)
     for name, about in sorted(rows):
         print(f"{name:<{width}}  {about}")
@@ -184,6 +187,8 @@ def _plugin_file(plugin: str) -> Path:
     from importlib.util import find_spec
 
     if plugin.endswith(".py"):
+        if not Path(plugin).is_file():
+            raise UserError(f"plugin {plugin!r}: there is no file {Path(plugin).absolute()}")
         return Path(plugin)
     spec = find_spec(plugin)
     if spec is None or spec.origin is None:

@@ -6,16 +6,23 @@ import inspect
 from typing import Any
 
 from zoo.base import UNIT, VARIANTS, BaseVAE, ImageSpec
+from zoo.errors import PluginError, UserError, crash, is_ours, place
 from zoo.nets.pairs import NETS
 from zoo.options import check_options, signature_options
 from zoo.parts.distributions import ACTIVATION_RANGE
+from zoo.registry import Entry, did_you_mean
 
 
 def model_options(name: str, options: dict[str, Any]) -> dict[str, inspect.Parameter]:
     """Return everything that `model: {name: …}` may hold: the variant's own options and its net's."""
-    entry = VARIANTS.lookup(name)
+    entry = _complete(name)
     known = signature_options(entry.target)
     for option, default in entry.defaults.items():
+        if option not in known:
+            raise PluginError(
+                f"@register({name!r}) gives a default to {option!r}, which {entry.target.__name__} ({entry.file}) does "
+                f"not have.{did_you_mean(option, known)}"
+            )
         known[option] = known[option].replace(default=default)
     if "net" in known:
         net = str(options.get("net", known["net"].default))
@@ -33,10 +40,59 @@ def create(name: str, image: ImageSpec, **options: Any) -> BaseVAE:
 
     Raises:
         UserError: if a name, an option or a value is wrong, or doesn't go with the image.
+        PluginError: if the class lacks a method, or its `__init__` fails.
     """
-    entry = VARIANTS.lookup(name)
+    entry = _complete(name)
     checked = check_options(f"model {name!r}", model_options(name, options), options)
-    return entry.target(image, **{**entry.defaults, **checked})
+    return _build(entry.target, image, {**entry.defaults, **checked})
+
+
+def _complete(name: str) -> Entry[type[BaseVAE]]:
+    """Look a variant up, and see that it has all its methods."""
+    entry = VARIANTS.lookup(name)
+    if lacking := missing_methods(entry.target):
+        raise PluginError(f"model {name!r} lacks {lacking}, which {entry.target.__name__} ({entry.file}) must define")
+    return entry
+
+
+def missing_methods(cls: type[BaseVAE]) -> str:
+    """Return the abstract methods that a class leaves undefined: "decode, loss and sample"; "" if there are none."""
+    *others, last = sorted(getattr(cls, "__abstractmethods__", ())) or [""]
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def _build(cls: type[BaseVAE], image: ImageSpec, options: dict[str, Any]) -> BaseVAE:
+    """Call the class; tell its author what is wrong with `__init__`."""
+    model = cls.__new__(cls)  # in two steps, as a call takes them: so it can be told how far `__init__` came
+    try:
+        cls.__init__(model, image, **options)
+    except UserError:
+        raise
+    except Exception as error:
+        if is_ours(cls):
+            raise
+        if not _has_begun(model) and isinstance(error, AttributeError) and _means_no_super(cls, error):
+            raise _no_super(cls) from error
+        raise crash(f"{cls.__name__}.__init__", error, cls) from error
+    if not _has_begun(model):
+        raise _no_super(cls)
+    return model
+
+
+def _has_begun(model: BaseVAE) -> bool:
+    return "progress" in vars(model).get("_buffers", {})
+
+
+def _means_no_super(cls: type[BaseVAE], error: AttributeError) -> bool:
+    words = ("Module.__init__() call", f"{cls.__name__!r} object has no attribute")  # torch's words
+    return any(word in str(error) for word in words)
+
+
+def _no_super(cls: type[BaseVAE]) -> PluginError:
+    return PluginError(
+        f"{cls.__name__}.__init__ ({place(cls)}) does not call super().__init__(image, **options), which must come "
+        "before all else"
+    )
 
 
 def preferred_range(name: str, options: dict[str, Any]) -> tuple[float, float]:

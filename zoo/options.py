@@ -10,7 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from zoo.errors import UserError
-from zoo.registry import did_you_mean
+from zoo.registry import constructors, did_you_mean
 
 
 def signature_options(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -20,19 +20,13 @@ def signature_options(target: Callable[..., Any]) -> dict[str, inspect.Parameter
 
     Annotations come resolved, so that `"PositiveInt"` reads as the type it names.
     """
-    constructors = (
-        [vars(c)["__init__"] for c in target.__mro__ if "__init__" in vars(c)] if isinstance(target, type) else [target]
-    )
     options: dict[str, inspect.Parameter] = {}
-    for function in constructors:
+    for function, parameters in constructors(target):
         hints = get_type_hints(function, include_extras=True)
-        parameters = inspect.signature(function).parameters.values()
         for parameter in parameters:
             if parameter.kind is parameter.KEYWORD_ONLY:
                 hint = hints.get(parameter.name, Any)
                 options.setdefault(parameter.name, parameter.replace(annotation=hint))
-        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-            break
     return {name: option for name, option in options.items() if name not in getattr(target, "settled", ())}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import importlib.util
+import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from zoo.errors import UserError
+from zoo.errors import PluginError, UserError, crash, place
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -51,12 +52,24 @@ class Registry(Generic[T]):
         kind: What the entries are, for messages: "variant", "data set".
         package: The package whose modules register the built-in entries; imported at the first look-up.
         check: Called with each newcomer; raises `UserError` if it can't be registered.
+        decorator: What `register` is called where authors meet it, for messages.
+        given: What every target is called with by position; all else that it takes are options, given by name. None:
+            not known.
     """
 
-    def __init__(self, kind: str, package: str | None = None, check: Callable[[str, T], None] | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        package: str | None = None,
+        check: Callable[[str, T], None] | None = None,
+        decorator: str = "register",
+        given: tuple[str, ...] | None = None,
+    ) -> None:
         self.kind = kind
         self.package = package
         self.check = check
+        self.decorator = decorator
+        self.given = given
         self._entries: dict[str, Entry[T]] = {}
 
     def register(self, name: str, about: str = "", **defaults: Any) -> Callable[[T], T]:
@@ -70,12 +83,20 @@ class Registry(Generic[T]):
             **defaults: Keyword arguments that this name passes to its target unless the caller says otherwise.
 
         Raises:
-            UserError: if the target does not fit, or another target bears the name already.
+            UserError: if there is no name, the target does not fit, or another target bears the name already.
         """
+        if not isinstance(name, str):
+            what = getattr(name, "__name__", repr(name))
+            where = f" ({place(name)})" if callable(name) else ""
+            raise PluginError(
+                f"@{self.decorator} has no name for {what}{where}: write @{self.decorator}({what.lower()!r}) above it"
+            )
 
         def decorate(target: T) -> T:
             if self.check is not None:
                 self.check(name, target)
+            if self.given is not None:
+                check_signature(self.kind, target, self.given)
             entry = Entry(name, target, about, defaults)
             old = self._entries.get(name)
             # A notebook cell run twice, or one file reached by path and by module, defines the same thing again.
@@ -117,6 +138,47 @@ class Registry(Generic[T]):
             importlib.import_module(module.name)
 
 
+def constructors(target: Callable[..., Any]) -> Iterator[tuple[Callable[..., Any], list[inspect.Parameter]]]:
+    """Yield what a call's keywords reach, with its parameters: a function, or `__init__` of a class and its parents.
+
+    A parent's is reached as long as all before it take `**options`. `self` is left out.
+    """
+    if not isinstance(target, type):
+        yield target, list(inspect.signature(target).parameters.values())
+        return
+    for cls in target.__mro__:
+        if "__init__" in vars(cls):
+            function = vars(cls)["__init__"]
+            parameters = list(inspect.signature(function).parameters.values())[1:]
+            yield function, parameters
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+                return
+
+
+def check_signature(kind: str, target: Callable[..., Any], given: tuple[str, ...]) -> None:
+    """See that a target takes by position what it is given, and everything else by name.
+
+    Raises:
+        PluginError: one sentence that names the function and its place.
+    """
+    for number, (function, parameters) in enumerate(constructors(target)):
+        if number and function.__module__ != target.__module__:
+            return  # a parent from elsewhere is another author's
+        positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+        what = f"{function.__qualname__} ({place(function)})"
+        if len(positional) > len(given):
+            option = positional[len(given)]
+            before = ", ".join(p.name for p in positional[: len(given)])
+            raise PluginError(
+                f"{what} takes the option {option.name!r} by position, and options are given by name: write `*` before "
+                f"it, as in ({before}, *, {option})"
+            )
+        if not number and len(positional) < len(given) and all(p.kind is not p.VAR_POSITIONAL for p in parameters):
+            raise PluginError(
+                f"{what} takes ({', '.join(map(str, parameters))}), but a {kind} is called with ({', '.join(given)})"
+            )
+
+
 def _same_definition(a: Entry[Any], b: Entry[Any]) -> bool:
     if a.target is b.target:
         return True
@@ -128,8 +190,17 @@ def load_plugin(plugin: str, base: Path | None = None) -> ModuleType:
     """Import a plugin: a file (`my_vae.py`, counted from `base`) or a module (`my_pkg.my_vae`).
 
     Raises:
-        UserError: if there is no such file or module. What the plugin itself raises comes through unchanged.
+        UserError: if there is no such file or module, or it can't be imported; what it raised is the cause.
     """
+    try:
+        return _load(plugin, base)
+    except UserError:
+        raise
+    except Exception as error:  # somebody else's code may raise anything
+        raise crash(f"plugin {plugin!r}", error) from error
+
+
+def _load(plugin: str, base: Path | None) -> ModuleType:
     if not plugin.endswith(".py"):
         try:
             found = importlib.util.find_spec(plugin)

@@ -20,9 +20,9 @@ from zoo.engine.checkpoint import load, weights_of, write_weights
 from zoo.engine.provenance import provenance
 from zoo.engine.setup import Run, choose_device, choose_precision, make_accelerator, set_threads, set_up
 from zoo.engine.train import Trainer
-from zoo.errors import UserError
+from zoo.errors import Undelivered, UserError
 from zoo.files import CONFIG_FILE, METRICS_FILE, MODEL_FILE, read_results, write_results
-from zoo.metrics.benchmark import EVERY_RUN, benchmark
+from zoo.metrics.benchmark import EVERY_RUN, asked_for, benchmark
 from zoo.metrics.core import Subject
 from zoo.pictures.of_runs import write_pictures
 from zoo.registry import load_plugin
@@ -48,8 +48,10 @@ def train(config: Config, resume: bool = False, dry_run: bool = False) -> int:
     Raises:
         UserError: if the config can't be run, or the folder holds another run.
         Diverged: if the loss stops being finite.
+        Undelivered: if a metric that was asked for could not be computed.
     """
     run = set_up(config)
+    asked_for(config, config.benchmark.metrics)  # now, and not when training is over
     accelerator, main = run.accelerator, run.accelerator.is_main_process
     if dry_run:
         return _dry_run(run)
@@ -66,15 +68,24 @@ def train(config: Config, resume: bool = False, dry_run: bool = False) -> int:
         if resume:
             print(f"resumed at step {trainer.step:,}" if resumed else "no checkpoint yet: starting from the beginning")
     _start_trackers(run)
-    stopped_by = trainer.fit()
+    stopped_by, failed = trainer.fit(), []
     if stopped_by:
         if main:
             again = command() if "--resume" in sys.argv else f"{command()} --resume"
             print(f"stopped at step {trainer.step:,}, checkpoint written; to go on: {again}", flush=True)
     else:
-        finish(run, trainer)
+        failed = finish(run, trainer)
     trainer.close()
+    _complain(failed, run.out)
     return stopped_by
+
+
+def _complain(failed: list[str], out: Path) -> None:
+    if failed:
+        names = ", ".join(failed)
+        raise Undelivered(
+            f"no {names}, for the reason above; all else is in {out}, and `evaluate` computes what is missing"
+        )
 
 
 def _dry_run(run: Run) -> int:
@@ -152,8 +163,12 @@ def _start_trackers(run: Run) -> None:
         ) from None
 
 
-def finish(run: Run, trainer: Trainer) -> None:
-    """Save the final weights, measure them on the test split, and draw the pictures."""
+def finish(run: Run, trainer: Trainer) -> list[str]:
+    """Save the final weights, measure them on the test split, and draw the pictures.
+
+    Returns:
+        The metrics that could not be computed.
+    """
     model, config = trainer.evaluated, run.config
     weights = weights_of(model)
     if run.accelerator.is_main_process:
@@ -175,7 +190,7 @@ def finish(run: Run, trainer: Trainer) -> None:
     }
     if trainer.log.seconds:  # a finished run that is resumed takes no step
         facts["images_per_second"] = trainer.log.images / trainer.log.seconds
-    _measure(run.out, model, run.data, config, run.accelerator, facts)
+    return _measure(run.out, model, run.data, config, run.accelerator, facts)
 
 
 def evaluate_run(out: Path, overrides: list[str], again: bool = False) -> None:
@@ -188,6 +203,7 @@ def evaluate_run(out: Path, overrides: list[str], again: bool = False) -> None:
 
     Raises:
         UserError: if the folder holds no finished run.
+        Undelivered: if a metric that was asked for could not be computed.
     """
     if not (out / CONFIG_FILE).is_file():
         raise UserError(f"{out} holds no run: there is no {CONFIG_FILE} in it")
@@ -196,12 +212,14 @@ def evaluate_run(out: Path, overrides: list[str], again: bool = False) -> None:
     config = load_config(out / CONFIG_FILE, [*overrides, f"out={out}"])
     for plugin in config.plugins:
         load_plugin(plugin)
+    asked_for(config, config.benchmark.metrics)
     set_threads(config)
     accelerator = make_accelerator(config, choose_precision(config, choose_device(config)))
     with accelerator.main_process_first():
         data = build_data(config.data)
-    _measure(out, load(out, accelerator.device), data, config, accelerator, {}, again)
+    failed = _measure(out, load(out, accelerator.device), data, config, accelerator, {}, again)
     accelerator.end_training()
+    _complain(failed, out)
 
 
 def _measure(
@@ -212,16 +230,18 @@ def _measure(
     accelerator: Accelerator,
     facts: dict[str, Any],
     again: bool = False,
-) -> None:
+) -> list[str]:
     subject = Subject(model.eval(), data, config, accelerator, cache_folder() / "references")
     benchmark(out, subject, EVERY_RUN, again)
     if accelerator.is_main_process:
         write_results(out, provenance(config, model) | facts)
         write_pictures(model, data, out)
     accelerator.wait_for_everyone()
-    benchmark(out, subject, [name for name in config.benchmark.metrics if name not in EVERY_RUN], again)
+    further = [name for name in config.benchmark.metrics if name not in EVERY_RUN]
+    failed = benchmark(out, subject, further, again)
     if accelerator.is_main_process:
         print(report(out), flush=True)
+    return failed
 
 
 def report(out: Path) -> str:

@@ -5,7 +5,8 @@
     def test_my_vae():
         check_variant("my_vae", net="mlp", hidden_dims=[16])
 
-Each check below can be called alone too.
+Each check below can be called alone too. `StubVAE` is a whole model for tests of other things: inherit from it, and
+write only what your test is about.
 """
 
 from __future__ import annotations
@@ -17,13 +18,61 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from zoo.base import UNIT, BaseVAE, Batch, ImageSpec, random_batch
+from zoo.base import UNIT, BaseVAE, Batch, ImageSpec, VAEOutput, random_batch
 from zoo.config import ModelConfig
 from zoo.engine.checkpoint import load, weights_of, write_weights
-from zoo.models import create, preferred_range
+from zoo.engine.rehearsal import check_players, images_fault, loss_name, own_parameters_alone, terms_fault
+from zoo.errors import PluginError
+from zoo.models import create, missing_methods, preferred_range
+from zoo.parts.distributions import gaussian_kl, gaussian_sample, standard_normal
+
+
+class StubVAE(BaseVAE):
+    """The least that is a VAE: linear encoder and decoder, N(0, I) as prior, a Gaussian of unit variance over pixels.
+
+    It has no `log_likelihood`, and needs neither net nor options.
+
+    Args:
+        image: The data's shape and range.
+        latent_dim: D, dimensions of the latent.
+    """
+
+    def __init__(self, image: ImageSpec, *, latent_dim: int = 2) -> None:
+        super().__init__(image)
+        self.latent_dim = latent_dim
+        self.encoder = nn.Linear(image.pixels, 2 * latent_dim)
+        self.decoder = nn.Linear(latent_dim, image.pixels)
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Return mu and logvar of q(z|x), each `[B, D]`."""
+        mu, logvar = self.encoder(x.flatten(1)).chunk(2, 1)
+        return mu, logvar
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Return images in the image range: `[B, D]` -> `[B, C, H, W]`."""
+        low, high = self.image.range
+        return low + (high - low) * self.decoder(z).sigmoid().unflatten(1, self.image.shape)
+
+    def forward(self, x: Tensor, y: Tensor | None = None, *, sample_posterior: bool = True) -> VAEOutput:
+        """Encode, draw (or take the mean), decode; the images stand for their logits, too."""
+        mu, logvar = self.encode(x, y)
+        z = gaussian_sample(mu, logvar) if sample_posterior and logvar is not None else mu
+        recon = self.decode(z, y)
+        return VAEOutput(recon, mu, logvar, z, recon)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return loss, recon (but for a constant) and kl, nats per image."""
+        out = self(*batch)
+        recon = (out.recon - batch.x).square().flatten(1).sum(1).mean() / 2
+        kl = recon.new_zeros(()) if out.logvar is None else gaussian_kl(out.mu, out.logvar).mean()
+        return {"loss": recon + kl, "recon": recon, "kl": kl}
+
+    def sample(self, n: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        """Decode `n` draws from N(0, I): `[n, C, H, W]`."""
+        return self.decode(standard_normal((n, self.latent_dim), self.device, generator), y)
 
 
 def check_variant(variant: str | type[BaseVAE], image: ImageSpec | None = None, **options: Any) -> None:
@@ -43,6 +92,10 @@ def check_variant(variant: str | type[BaseVAE], image: ImageSpec | None = None, 
         image = ImageSpec(3, 16, 16, pixel_range, classes=5, train_size=100)
     with torch.random.fork_rng(devices=[]):
         model = check_building(variant, image, options)
+        try:
+            check_players(model)
+        except PluginError as error:
+            raise AssertionError(str(error)) from None
         batch = random_batch(image)
         check_losses(model, batch)
         check_gradients(model, batch)
@@ -58,6 +111,9 @@ def check_variant(variant: str | type[BaseVAE], image: ImageSpec | None = None, 
 
 def check_building(variant: str | type[BaseVAE], image: ImageSpec, options: dict[str, Any]) -> BaseVAE:
     """One seed gives one model, whatever was built before, and building leaves the caller's options alone."""
+    if isinstance(variant, type):
+        lacking = missing_methods(variant)
+        assert not lacking, f"{variant.__name__} lacks {lacking}, which it must define"
     given = copy.deepcopy(options)
     models = []
     for _ in range(2):
@@ -76,38 +132,30 @@ def check_losses(model: BaseVAE, batch: Batch) -> None:
         model.progress.fill_(progress)
         for player in model.players:
             terms = _terms(model, batch, player)
-            assert "loss" in terms, f"{_loss_name(player)} returns {sorted(terms)}, without the term 'loss'"
+            fault = terms_fault(loss_name(player), terms)
+            assert not fault, fault
             for name, term in terms.items():
-                what = f"the term {name!r} of {_loss_name(player)}"
-                assert isinstance(term, Tensor), f"{what} is a {type(term).__name__}, not a tensor"
-                assert term.shape == (), f"{what} has shape {list(term.shape)}; it must be a scalar"
+                what = f"the term {name!r} of {loss_name(player)}"
                 assert term.isfinite(), f"{what} is {term.item()} at progress {progress:g}"
 
 
 def check_gradients(model: BaseVAE, batch: Batch) -> None:
     """A player's loss reaches all parameters of that player, and no others."""
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for player in model.players:
-        own = {id(parameter) for parameter in model.player_parameters(player)}
         module = getattr(model, player, None)
-        inside = {id(parameter) for parameter in module.parameters()} if isinstance(module, torch.nn.Module) else set()
+        inside = {id(parameter) for parameter in module.parameters()} if isinstance(module, nn.Module) else set()
         for name, parameter in model.named_parameters(remove_duplicate=False):
             shared = id(parameter) in inside and not name.startswith(f"{player}.")
             assert not shared, f"{name} is also part of {player!r}: each parameter must belong to one player"
-        for parameter in trainable:  # as the loop does
-            parameter.grad = None
-            parameter.requires_grad_(len(model.players) == 1 or id(parameter) in own)
-        _terms(model, batch, player)["loss"].backward()
-        for name, parameter in model.named_parameters():
-            grad = parameter.grad
-            if id(parameter) not in own:
-                assert grad is None, f"{_loss_name(player)} reaches {name}, which another player owns"
-            elif parameter.requires_grad:
-                assert grad is not None, f"{name} takes no part in {_loss_name(player)}, the loss that should train it"
-                assert grad.isfinite().all(), f"the gradient of {_loss_name(player)} in {name} is not finite"
-    model.zero_grad()
-    for parameter in trainable:
-        parameter.requires_grad_(True)
+        with own_parameters_alone(model, player) as own:
+            _terms(model, batch, player)["loss"].backward()
+            for name, parameter in model.named_parameters():
+                grad, method = parameter.grad, loss_name(player)
+                if id(parameter) not in own:
+                    assert grad is None, f"{method} reaches {name}, which another player owns"
+                elif parameter.requires_grad:
+                    assert grad is not None, f"{name} takes no part in {method}, the loss that should train it"
+                    assert grad.isfinite().all(), f"the gradient of {method} in {name} is not finite"
 
 
 def check_shapes(model: BaseVAE, batch: Batch) -> None:
@@ -195,17 +243,13 @@ class _ConstantNoise(TorchDispatchMode):
         return result
 
 
-def _loss_name(player: str) -> str:
-    return "loss" if player == "vae" else f"{player}_loss"
-
-
 def _terms(model: BaseVAE, batch: Batch, player: str) -> dict[str, Tensor]:
-    return getattr(model, _loss_name(player))(batch)
+    return getattr(model, loss_name(player))(batch)
 
 
 def _check_images(what: str, images: Tensor, model: BaseVAE, n: int) -> None:
-    wanted = (n, *model.image.shape)
-    assert images.shape == wanted, f"{what} has shape {list(images.shape)}, not {list(wanted)}"
+    fault = images_fault(what, images, (n, *model.image.shape))
+    assert not fault, fault
     low, high = model.image.range
     least, most = images.min().item(), images.max().item()
     inside = low <= least and most <= high  # also false for values that are not a number

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,9 +14,10 @@ from torch import Tensor
 from zoo.base import ImageSpec
 from zoo.config import DataConfig
 from zoo.data.sampler import permutation
-from zoo.data.source import DATASETS, Images
-from zoo.errors import UserError
+from zoo.data.source import DATASETS, Images, Source, source_of
+from zoo.errors import PluginError, UserError, crash, is_ours, place
 from zoo.options import check_options, signature_options
+from zoo.registry import Entry
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ def build_data(cfg: DataConfig) -> Data:
     entry = DATASETS.lookup(cfg.name)
     options = entry.defaults | check_options(f"data set {cfg.name!r}", signature_options(entry.target), cfg.options)
     root = cfg.root or Path(os.environ.get("DATA_ROOT") or "data")
-    source = entry.target(root.expanduser(), cfg.size, cfg.limit, **options)
+    source = _load(entry, root.expanduser(), cfg, options)
 
     train, val, test = (_first(images, cfg.limit) for images in (source.train, source.val, source.test))
     assert train is not None
@@ -93,6 +96,21 @@ def build_data(cfg: DataConfig) -> Data:
             f"(now {cfg.val_fraction:g}) or data.test_fraction (now {cfg.test_fraction:g}){limit}, or add images"
         )
     return data
+
+
+def _load(entry: Entry[Callable[..., Source]], root: Path, cfg: DataConfig, options: dict[str, Any]) -> Source:
+    """Call a data set's function; tell its author what is wrong with it."""
+    name = entry.target.__name__
+    try:
+        return source_of(entry.target(root, cfg.size, cfg.limit, **options), name)
+    except PluginError as error:
+        raise PluginError(f"data set {entry.name!r} ({place(entry.target)}): {error}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        if is_ours(entry.target):
+            raise
+        raise crash(f"data set {entry.name!r}: {name}", error, entry.target) from error
 
 
 def _first(images: Images | None, limit: int | None) -> Images | None:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.utils.data
 from torch import Tensor
 
 from zoo.data.files import ImageFiles
-from zoo.errors import UserError
+from zoo.errors import PluginError
 from zoo.registry import Registry
 
 
@@ -34,12 +35,21 @@ class Images:
 
     def __post_init__(self) -> None:
         """Check what a plugin's author may get wrong."""
-        if self.pixels.dtype != torch.uint8 or self.pixels.ndim != 4:
-            found = f"{str(self.pixels.dtype).removeprefix('torch.')} {list(self.pixels.shape)}"
-            raise UserError(f"a data set's pixels must be uint8 [N, C, H, W], not {found}")
+        if fault := _fault(self.pixels):
+            raise PluginError(f"a data set's pixels {fault}")
         for name, known in (("labels", self.labels), ("factors", self.factors)):
-            if known is not None and len(known) != len(self):
-                raise UserError(f"a data set has {len(self)} images but {len(known)} {name}")
+            if known is None:
+                continue
+            if not isinstance(known, Tensor):
+                advice = f": write torch.from_numpy({name})" if isinstance(known, np.ndarray) else ""
+                raise PluginError(f"a data set's {name} must be a tensor, not {described(known)}{advice}")
+            if len(known) != len(self):
+                raise PluginError(f"a data set has {len(self)} images but {len(known)} {name}")
+        if self.labels is not None and self.labels.ndim == 1 and self.labels.dtype != torch.int64:
+            raise PluginError(
+                f"a data set's labels are {described(self.labels)}: classes must be int64 [N] (write labels.long()), "
+                "attributes uint8 [N, A]"
+            )
 
     def __len__(self) -> int:
         """Return how many images are in the set."""
@@ -82,6 +92,39 @@ class Images:
         return pixels, torch.from_numpy(labels if labels.ndim == 1 else labels.astype(np.float32))
 
 
+def described(thing: object) -> str:
+    """Say what something is: "a tensor, uint8 [1000, 3, 32, 32]", "a NumPy array, …", "a list"."""
+    if isinstance(thing, Tensor | np.ndarray):
+        kind = "tensor" if isinstance(thing, Tensor) else "NumPy array"
+        return f"a {kind}, {str(thing.dtype).removeprefix('torch.')} {list(thing.shape)}"
+    name = type(thing).__name__
+    if isinstance(thing, torch.utils.data.Dataset):
+        return f"a torch Dataset ({name})"
+    return f"{'an' if name[0] in 'AEIOUaeiou' else 'a'} {name}"
+
+
+def _fault(pixels: object) -> str:
+    """Say what is wrong with pixels, and what would be right; "" if nothing is."""
+    if isinstance(pixels, np.ndarray):
+        return f"are {described(pixels)}, and must be a tensor: write Images(torch.from_numpy(pixels))"
+    if not isinstance(pixels, Tensor | ImageFiles):
+        return f"are {described(pixels)}, and must be a tensor, uint8 [N, C, H, W]"
+    shape = list(pixels.shape)
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4:
+        found = f"{str(pixels.dtype).removeprefix('torch.')} {shape}"
+        advice = ""
+        if pixels.dtype.is_floating_point:
+            advice = ": from [0, 1], write pixels.mul(255).round().byte()"
+        elif pixels.ndim == 3:
+            advice = ": of grey images, write pixels.unsqueeze(1)"
+        return f"must be uint8 [N, C, H, W], not {found}{advice}"
+    # No image has so many colours and is so narrow, unless its colours come last. One of few pixels may be anything.
+    few = 4
+    if shape[3] in (1, 3, 4) and min(shape[1:3]) > few:
+        return f"are {shape}, with the colours last, and must be [N, C, H, W]: write pixels.permute(0, 3, 1, 2)"
+    return ""
+
+
 @dataclass(frozen=True)
 class Source:
     """A data set's official splits; those that are None are cut from the others by `build_data`.
@@ -104,6 +147,45 @@ class Source:
     factor_names: tuple[str, ...] = ()
     factor_sizes: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        """Check what a plugin's author may get wrong."""
+        for split in ("train", "test", "val"):
+            images = getattr(self, split)
+            if not isinstance(images, Images) and not (images is None and split != "train"):
+                raise PluginError(f"Source({split}=…) is {described(images)}, and must be Images: {_advice(images)}")
+            labels = None if images is None else images.labels
+            most = int(labels.max()) if labels is not None and labels.ndim == 1 and len(labels) else 0
+            if self.class_names and most >= len(self.class_names):
+                raise PluginError(f"Source has {len(self.class_names)} class names, but {split} has the label {most}")
 
-DATASETS: Registry[Callable[..., Source]] = Registry("data set", package="zoo.data")
+
+def source_of(returned: object, function: str) -> Source:
+    """Return what a data set's function returned, if that is a source.
+
+    Args:
+        returned: By the function.
+        function: Its name.
+
+    Raises:
+        PluginError: if it is anything else; says what it is, and what would be right.
+    """
+    if isinstance(returned, Source):
+        return returned
+    advice = "return Source(train=images)" if isinstance(returned, Images) else _advice(returned)
+    raise PluginError(f"{function} returned {described(returned)}, and must return a Source: {advice}")
+
+
+def _advice(returned: object) -> str:
+    if isinstance(returned, Tensor):
+        return "write Source(train=Images(pixels))"
+    if isinstance(returned, np.ndarray):
+        return "write Source(train=Images(torch.from_numpy(pixels)))"
+    if isinstance(returned, torch.utils.data.Dataset):
+        return "stack its images, as pixels uint8 [N, C, H, W], and write Source(train=Images(pixels))"
+    return "write Source(train=Images(pixels)), with pixels uint8 [N, C, H, W]"
+
+
+DATASETS: Registry[Callable[..., Source]] = Registry(
+    "data set", package="zoo.data", decorator="register_dataset", given=("root", "size", "limit")
+)
 register_dataset = DATASETS.register

@@ -20,6 +20,7 @@ from torch import nn
 from zoo.base import VARIANTS, BaseVAE, Batch, random_batch
 from zoo.config import Config
 from zoo.data import Data, build_data
+from zoo.engine.rehearsal import rehearse
 from zoo.errors import UserError
 from zoo.models import create, preferred_range
 from zoo.registry import load_plugin
@@ -123,6 +124,8 @@ def set_up(config: Config) -> Run:
     torch.manual_seed(config.seed)
     model = create(config.model.name, data.spec(pixel_range), **options)
     precision = choose_precision(config, device, variant.bf16_safe)
+    if not config.shard or device == "cpu":  # on a GPU there may be no room for a second of what is to be shared out
+        rehearse(model, processes.device, precision, config.batch_size // (ranks * config.accumulate))
     if config.shard:
         check_shardable(config, model, ranks)
     convolutions = any(isinstance(module, nn.Conv2d) for module in model.modules())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
@@ -97,13 +98,13 @@ class CodeVAE(LatentVAE):
         """Return what is to be quantised, `[B, P, D]`."""
         return self.to_codes(self.encoder(x)).transpose(1, 2).float()
 
+    @abstractmethod
     def indices_of(self, z: Tensor) -> Tensor:
         """Return the codes of latents: `[..., P D]` -> int64 `[..., P]`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def codes_at(self, indices: Tensor) -> Tensor:
         """Return the vectors of codes: int64 `[B, P]` -> `[B, P, D]`."""
-        raise NotImplementedError
 
     @torch.no_grad()
     def indices(self, x: Tensor, y: Tensor | None = None) -> Tensor:

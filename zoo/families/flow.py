@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 from pydantic import PositiveInt
@@ -29,9 +30,9 @@ class FlowVAE(LatentVAE):
         self.to_logvar = nn.Linear(self.features, latent_dim)
         self.from_latent = self.features_from(latent_dim)
 
+    @abstractmethod
     def flow(self, h: Tensor) -> Flow:
         """Return the map of images whose features are h, `[B, F]`."""
-        raise NotImplementedError
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Posterior:
         """Return q(z|x) of a batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Any, Literal
 
 import torch
@@ -115,9 +116,9 @@ class LatentVAE(NetVAE):
         if free_bits:
             self.batch_terms = (*self.batch_terms, "loss")
 
+    @abstractmethod
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Posterior:
         """Return q(z|x) of a batch."""
-        raise NotImplementedError
 
     def log_prior(self, z: Tensor) -> Tensor:
         """Return log p(z) in nats: `[..., D]` -> `[...]`."""

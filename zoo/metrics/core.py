@@ -100,5 +100,7 @@ class Subject:
         return torch.cat([merged[number] for number in sorted(merged)])
 
 
-METRICS: Registry[Callable[..., dict[str, Score]]] = Registry("metric", package="zoo.metrics")
+METRICS: Registry[Callable[..., dict[str, Score]]] = Registry(
+    "metric", package="zoo.metrics", decorator="register_metric", given=("subject",)
+)
 register_metric = METRICS.register

@@ -313,7 +313,7 @@ def sampled(subject: Subject, extractor: Extractor) -> Iterator[tuple[str, Tenso
         except UserError as error:
             failed.append(error)
             if f"warned {sampler}" not in subject.memo:
-                subject.memo[f"warned {sampler}"] = True
+                subject.memo[f"warned {sampler}"] = error
                 subject.accelerator.print(f"warning: without samples from {sampler!r}: {error}", file=sys.stderr)
         else:
             yield sampler, features

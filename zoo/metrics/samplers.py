@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from zoo.base import BaseVAE
 from zoo.data import evaluation_batches
-from zoo.errors import UserError
+from zoo.errors import PluginError, UserError, crash, place
 from zoo.metrics.core import Subject
 from zoo.parts.distributions import standard_normal
 from zoo.parts.priors import SecondStage
@@ -45,7 +44,7 @@ class Draw(Protocol):
         """Draw with the generator, which lives on the CPU."""
 
 
-SAMPLERS: Registry[Callable[[Subject], Draw]] = Registry("sampler")
+SAMPLERS: Registry[Callable[[Subject], Draw]] = Registry("sampler", decorator="register_sampler", given=("subject",))
 register_sampler = SAMPLERS.register
 
 
@@ -128,7 +127,8 @@ def sample_batches(subject: Subject, sampler: str, n: int, batch_size: int) -> I
     Raises:
         UserError: if there is no such sampler, or it can't serve this model.
     """
-    draw = once(subject, f"sampler {sampler}", lambda: SAMPLERS.lookup(sampler).target(subject))
+    target = SAMPLERS.lookup(sampler).target
+    draw = once(subject, f"sampler {sampler}", lambda: _fitted(subject, sampler))
     model, train = subject.model, subject.data.train
     for number in range(subject.accelerator.process_index, -(-n // batch_size), subject.accelerator.num_processes):
         size = min(batch_size, n - number * batch_size)
@@ -139,7 +139,35 @@ def sample_batches(subject: Subject, sampler: str, n: int, batch_size: int) -> I
             assert train.labels is not None
             y = train.labels[torch.randint(len(train), (size,), generator=generator)].to(model.device)
             y = y if y.ndim == 1 else y.float()
-        yield number, to_unit(draw(size, y, generator), model.image.range)
+        images = _guarded(f"what sampler {sampler!r} returned", lambda: draw(size, y, generator), target)  # noqa: B023
+        if not isinstance(images, Tensor) or images.shape != (size, *model.image.shape):
+            found = f"shape {list(images.shape)}" if isinstance(images, Tensor) else f"type {type(images).__name__}"
+            raise PluginError(
+                f"sampler {sampler!r}: what {target.__name__} returned draws images of {found}, not "
+                f"{[size, *model.image.shape]} ({place(target)})"
+            )
+        yield number, to_unit(images, model.image.range)
+
+
+def _fitted(subject: Subject, sampler: str) -> Draw:
+    """Fit a sampler, and see that it returns how to draw."""
+    target = SAMPLERS.lookup(sampler).target
+    draw = _guarded(f"sampler {sampler!r}: {target.__name__}", lambda: target(subject), target)
+    if not callable(draw):
+        raise PluginError(
+            f"sampler {sampler!r}: {target.__name__} returned a {type(draw).__name__}; it must return a function "
+            f"draw(n, y, generator) ({place(target)})"
+        )
+    return draw
+
+
+def _guarded(what: str, call: Callable[[], T], target: Callable[..., Any]) -> T:
+    try:
+        return call()
+    except UserError:
+        raise
+    except Exception as error:
+        raise crash(what, error, target) from error
 
 
 def training_latents(subject: Subject) -> Tensor:
@@ -153,8 +181,7 @@ def training_latents(subject: Subject) -> Tensor:
     def compute() -> Tensor:
         model, train = subject.model, subject.data.train
         _, probe = next(evaluation_batches(train.subset(torch.arange(1)), model, 1))  # the same on every rank
-        no_vector = type(model).encode is BaseVAE.encode or model.codebook_size
-        if no_vector or not model.encode(*probe)[0].ndim == model(*probe).z.ndim == 2:
+        if model.codebook_size or not model.encode(*probe)[0].ndim == model(*probe).z.ndim == 2:
             raise UserError(
                 f"a density can't be fitted to the latents of {subject.config.model.name!r}, which are not one "
                 "continuous vector per image: leave benchmark.samplers at [prior]"

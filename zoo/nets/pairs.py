@@ -17,7 +17,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import SYMMETRIC, ImageSpec
-from zoo.errors import UserError
+from zoo.errors import PluginError, UserError, crash, is_ours, place
 from zoo.nets.convolutions import Conv2d, ConvTranspose2d
 from zoo.options import check_options, signature_options
 from zoo.registry import Registry
@@ -40,7 +40,9 @@ class Net:
     feature_shape: tuple[int, ...]
 
 
-NETS: Registry[Callable[..., Net]] = Registry("net", package="zoo.nets")
+NETS: Registry[Callable[..., Net]] = Registry(
+    "net", package="zoo.nets", decorator="register_net", given=("image", "in_channels")
+)
 register_net = NETS.register
 
 
@@ -55,10 +57,57 @@ def build_net(name: str, image: ImageSpec, in_channels: int | None = None, **opt
 
     Raises:
         UserError: if the name or an option is unknown, or the net can't take images of this size.
+        PluginError: if the function fails, or returns anything but an encoder and a decoder that fit the images.
     """
     entry = NETS.lookup(name)
     checked = check_options(f"net {name!r}", signature_options(entry.target), options)
-    return entry.target(image, in_channels or image.channels, **checked)
+    channels = in_channels or image.channels
+    if is_ours(entry.target):
+        return entry.target(image, channels, **checked)
+    what = f"net {name!r}: {entry.target.__name__}"
+    try:
+        net = entry.target(image, channels, **checked)
+    except UserError:
+        raise
+    except Exception as error:
+        raise crash(what, error, entry.target) from error
+    fault = _fault(net, image, channels, what)
+    if fault:
+        raise PluginError(f"{fault} ({place(entry.target)})")
+    return net
+
+
+def _fault(net: object, image: ImageSpec, channels: int, what: str) -> str:
+    """Say what is wrong with what somebody's function returned, having tried it on two images of noise; "" if nothing.
+
+    Neither its weights and statistics nor the random state change.
+    """
+    if not isinstance(net, Net):
+        kind = type(net).__name__
+        return f"{what} returned a {kind}; it must return zoo.nets.pairs.Net(encoder, decoder, feature_shape)"
+    shape = net.feature_shape
+    if not isinstance(shape, tuple) or len(shape) not in (1, 3) or not all(isinstance(n, int) for n in shape):
+        return f"{what} returned a Net whose feature_shape is {shape!r}; it must be (F,) or (F, h, w)"
+    given = {"encoder": (channels, image.height, image.width), "decoder": shape}
+    wanted = {"encoder": shape, "decoder": image.shape}
+    for part, size in given.items():
+        module = getattr(net, part)
+        if not isinstance(module, nn.Module):
+            return f"{what} returned a Net whose {part} is a {type(module).__name__}; it must be a torch.nn.Module"
+        modes = {each: each.training for each in module.modules()}
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                found = module.eval()(torch.rand(2, *size))
+        except Exception as error:
+            raise crash(f"{what}: its {part}, given {[2, *size]},", error, module.forward) from error
+        finally:
+            for each, training in modes.items():
+                each.training = training
+        if not isinstance(found, Tensor):
+            return f"{what}: its {part} returns a {type(found).__name__}; it must return a tensor"
+        if found.shape != (2, *wanted[part]):
+            return f"{what}: its {part} turns {[2, *size]} into {list(found.shape)}; it must be {[2, *wanted[part]]}"
+    return ""
 
 
 @register_net("mlp", "fully connected, 784-400 by default")

@@ -16,6 +16,7 @@ Departs from the paper: the gradient penalty is estimated by a projection, where
 summed output; the weights are penalised in the loss rather than by the optimizer's weight decay.
 """
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -57,9 +58,9 @@ class RegularisedAutoencoder(Autoencoder):
         loss = self.recon_weight * recon + self.beta * z_norm + self.smoothness * roughness
         return {"loss": loss, "recon": recon, "z_norm": z_norm, "smoothness": roughness}
 
+    @abstractmethod
     def roughness(self, z: Tensor) -> Tensor:
         """Return L_reg at latents `[B, D]`: a scalar."""
-        raise NotImplementedError
 
 
 @register("rae_l2", "penalty on the decoder's weights")
