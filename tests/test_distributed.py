@@ -49,6 +49,21 @@ def test_ranks_hold_equal_parameters(variant: str, tmp_path: Path) -> None:
             assert torch.allclose(first[name], alone[name], atol=1e-5), name
 
 
+def test_a_batch_shared_out_over_ranks_has_the_whole_batchs_gradient(tmp_path: Path) -> None:
+    """For every variant and player, also where a term compares the batch's images; noise is held constant."""
+    assert torchrun("tests/rank_losses.py", str(tmp_path)).wait(timeout=300) == 0
+    first, second = (load_file(tmp_path / f"rank{rank}.safetensors") for rank in (0, 1))
+    keys = [key.replace(".one.", ".{}.") for key in first if ".one." in key]
+    assert len(keys) > 2 * len(list(VARIANTS))
+    for key in keys:
+        if key.startswith(("factor.critic", "fsq")):
+            continue  # the critic's halves of a batch are other images then; BatchNorm is each rank's own on a CPU
+        one, two = first[key.format("one")], first[key.format("two")]
+        assert torch.equal(two, second[key.format("two")]), key
+        size = one.abs().max().clamp(min=1.0).item()
+        torch.testing.assert_close(two, one, rtol=1e-4, atol=2e-5 * size, msg=lambda text, key=key: f"{key}: {text}")
+
+
 SHARDABLE = [entry.name for entry in VARIANTS if len(entry.target.players) == 1]
 
 

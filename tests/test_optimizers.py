@@ -9,19 +9,68 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from tests.runs import make_config, settings
+from tests.runs import make_config, settings, small
+from zoo.base import VARIANTS
 from zoo.config import Config, check
-from zoo.engine.optimizers import Stepper, learning_rate, make_optimizer
+from zoo.engine.optimizers import Stepper, learning_rate, make_optimizer, player_settings
+from zoo.engine.setup import set_up
+from zoo.engine.train import Trainer
+from zoo.errors import UserError
 
 
 def test_learning_rate_is_a_function_of_the_step() -> None:
     config = check(Config, settings(Path("r"), lr=1.0, lr_warmup=4, lr_schedule="cosine"), "test")
-    rates = [learning_rate(config, step, 12) for step in range(12)]
+    rates = [learning_rate(config, config.lr, step, 12) for step in range(12)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4] == 1.0 and rates[8] == pytest.approx(0.5)
     assert all(later < earlier for earlier, later in itertools.pairwise(rates[4:]))
+
+
+def optimizer_of(config: Config, parameters: list[nn.Parameter], player: str = "vae") -> torch.optim.Optimizer:
+    settings = player_settings(config, VARIANTS.lookup(config.model.name).target, player)
+    return make_optimizer(settings, config.optimizer.fused, parameters)
+
+
+def test_a_player_has_its_papers_optimizer_unless_the_config_says_otherwise(tmp_path: Path) -> None:
+    parameter = nn.Parameter(torch.zeros(2))
+
+    def group(player: str, variant: str = "factor", **optimizer: Any) -> tuple[str, dict[str, Any]]:
+        made = optimizer_of(make_config(tmp_path, variant, lr=1e-3, optimizer=optimizer), [parameter], player)
+        return type(made).__name__, made.param_groups[0]
+
+    name, settings = group("critic", eps=1e-6)
+    assert (name, settings["lr"], settings["betas"], settings["eps"]) == ("Adam", 1e-4, (0.5, 0.9), 1e-6)
+    name, settings = group("vae", name="sgd")
+    assert (name, settings["lr"]) == ("SGD", 1e-3)
+    name, settings = group("critic", name="sgd", critic={"lr": 0.5, "name": "adamw"}, weight_decay=0.25)
+    assert (name, settings["lr"], settings["betas"], settings["weight_decay"]) == ("AdamW", 0.5, (0.5, 0.9), 0.25)
+    name, settings = group("discriminator", "vae_gan")
+    assert (name, settings["lr"], settings["alpha"]) == ("RMSprop", 1e-3, 0.9)
+
+
+def test_each_player_steps_at_its_own_rate(tmp_path: Path) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    model = {"name": "factor", **small("factor")}
+    config = make_config(tmp_path / "r", model=model, optimizer={"name": "sgd", "critic": {"name": "sgd", "lr": 1e-7}})
+    t = Trainer(set_up(config))
+    before = {player.name: [p.detach().clone() for p in player.parameters] for player in t.players}
+    t.take_step(*t.run.data.train.batch(torch.arange(32)))
+    moved = {}
+    for player in t.players:
+        pairs = zip(before[player.name], player.parameters, strict=True)
+        moved[player.name] = max((a - b).abs().max().item() for a, b in pairs)
+    assert 0 < moved["critic"] < 1e-5 < moved["vae"]
+    assert "critic's sgd at 1e-07" in t.run.choices()
+
+
+def test_a_player_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    model = {"name": "factor", **small("factor")}
+    with pytest.raises(UserError, match=r"optimizer.critc: model 'factor' has no such player. Did you mean 'critic'"):
+        set_up(make_config(tmp_path / "r", model=model, optimizer={"critc": {"lr": 0.1}}))
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])
@@ -31,7 +80,7 @@ def test_a_fused_optimizer_takes_the_same_step(tmp_path: Path, name: str) -> Non
         torch.manual_seed(0)
         parameter = torch.nn.Parameter(torch.randn(7))
         config = make_config(tmp_path, optimizer={"name": name, "fused": fused, "weight_decay": 0.1})
-        optimizer = make_optimizer(config, [parameter])
+        optimizer = optimizer_of(config, [parameter])
         assert bool(optimizer.param_groups[0]["fused"]) == fused
         for _ in range(5):
             parameter.grad = parameter.detach().sin()
@@ -51,7 +100,7 @@ def test_the_loop_steps_as_torch_does(tmp_path: Path, optimizer: dict[str, Any])
     for ours in (True, False):
         torch.manual_seed(0)
         parameters = [nn.Parameter(torch.randn(5, 3)), nn.Parameter(torch.randn(3))]
-        torchs = make_optimizer(config, parameters)
+        torchs = optimizer_of(config, parameters)
         stepper = Stepper(torchs)
         for step in range(12):
             lr = 0.1 / (step + 1)
@@ -73,7 +122,7 @@ def test_the_loop_steps_as_torch_does(tmp_path: Path, optimizer: dict[str, Any])
 def test_a_fused_adam_looks_its_state_up_once(tmp_path: Path, other: torch.dtype, expected: int) -> None:
     """Unless there are two types of number, which its kernel on a GPU doesn't take in one call."""
     parameters = [nn.Parameter(torch.randn(7)), nn.Parameter(torch.randn(3, dtype=other))]
-    optimizer = make_optimizer(make_config(tmp_path), parameters)
+    optimizer = optimizer_of(make_config(tmp_path), parameters)
     stepper = Stepper(optimizer)
     calls: list[Tensor] = []
     optimizer.register_step_pre_hook(lambda *_: calls.append(parameters[0].detach().clone()))

@@ -68,7 +68,8 @@ def test_indices_do_not_depend_on_the_batch() -> None:
 
 def learn_once(quantizer: VectorQuantizer, x: Tensor) -> Tensor:
     _, indices = quantizer(x)
-    quantizer.learn(x, indices)
+    quantizer.see(x, indices)
+    quantizer.learn()
     return indices
 
 
@@ -78,6 +79,19 @@ def test_a_moving_average_without_memory_is_a_step_of_k_means() -> None:
     indices = learn_once(quantizer, x)
     for code in range(4):
         torch.testing.assert_close(quantizer.codebook[code], x[indices == code].mean(0), rtol=1e-3, atol=1e-4)
+
+
+def test_micro_batches_are_one_step() -> None:
+    torch.manual_seed(0)
+    whole, parts = (VectorQuantizer(4, 2, "ema") for _ in range(2))
+    parts.load_state_dict(whole.state_dict())
+    x = torch.randn(40, 2, 2)
+    learn_once(whole, x)
+    for part in x.split(10):
+        parts.see(part, parts.index_of(part))
+    parts.learn()
+    for name in ("codebook", "counts", "sums"):
+        torch.testing.assert_close(parts.get_buffer(name), whole.get_buffer(name))
 
 
 def test_moving_averages_by_hand() -> None:

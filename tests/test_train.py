@@ -233,9 +233,26 @@ def test_average_follows_the_weights(tmp_path: Path) -> None:
     for t.step in range(3):
         t.take_step(*one_batch(t))
         now = t.model.to_mu.weight.detach().clone()
-        expected = now if expected is None else 0.75 * expected + 0.25 * now
+        decay = min(0.75, (1 + t.step) / (10 + t.step))
+        expected = now if expected is None else decay * expected + (1 - decay) * now
     assert t.evaluated is not t.model
     assert torch.allclose(t.evaluated.to_mu.weight, expected, atol=1e-6)
+
+
+def test_the_average_leaves_the_start_behind(tmp_path: Path) -> None:
+    """With the decay from the first step on, it would be near the untrained weights for a thousand steps."""
+    t = trainer(make_config(tmp_path / "r", ema=0.999, steps=400))
+    start = t.model.to_mu.weight.detach().clone()
+    losses: dict[int, list[float]] = {}
+    for t.step in range(400):
+        t.take_step(*one_batch(t))
+        if t.step + 1 in (100, 400):
+            scored = [mean_terms(model, t.run.data.val, t.accelerator, 100) for model in (t.model, t.evaluated)]
+            losses[t.step + 1] = [terms["loss"] for terms in scored]
+            t.model.train()
+    assert not torch.equal(t.evaluated.to_mu.weight, start)
+    for raw, averaged in losses.values():
+        assert averaged < 1.1 * raw
 
 
 def test_clipping_bounds_the_step(tmp_path: Path) -> None:

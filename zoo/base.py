@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from zoo import ranks
 from zoo.errors import UserError
 from zoo.registry import Registry
 
@@ -106,10 +107,13 @@ class BaseVAE(nn.Module, ABC):
             continuous.
         batch_terms: Terms of the loss that compare a batch's images with one another (a covariance, a kernel distance),
             and so depend on its size; all others are means over images.
+        own_bound: Whether the logged kl and elbo speak of the prior that `log_likelihood` and samples have.
         image: The data's shape and range.
         bf16_safe: Whether training under bfloat16 autocast reaches what float32 reaches.
         not_compiled: Why torch.compile can't take the training step; empty if it can.
         settled: Options of parent classes that this one decides itself, and its users can't.
+        optimizers: What a player's optimizer has of its own in the paper: `{"critic": {"lr": 1e-4}}`; a config may say
+            otherwise. Keys: name, lr, betas, eps, weight_decay.
         progress: Scalar buffer from 0 to 1, set by the loop before each step; read by schedules, kept in checkpoints.
     """
 
@@ -118,9 +122,11 @@ class BaseVAE(nn.Module, ABC):
     stochastic: ClassVar[bool] = True
     codebook_size: int = 0
     batch_terms: tuple[str, ...] = ()
+    own_bound: ClassVar[bool] = True
     bf16_safe: ClassVar[bool] = True
     not_compiled: ClassVar[str] = ""
     settled: ClassVar[tuple[str, ...]] = ()
+    optimizers: ClassVar[dict[str, dict[str, Any]]] = {}
     progress: Tensor
 
     def __init__(self, image: ImageSpec) -> None:
@@ -175,6 +181,16 @@ class BaseVAE(nn.Module, ABC):
     def generate(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Decode a draw from the posterior: `[B, C, H, W]` -> `[B, C, H, W]`; another call gives another image."""
         return self(x, y).recon
+
+    def across_ranks(self, x: Tensor) -> Tensor:
+        """Return the rows of all processes in training, with gradients, so that a batch's statistics are of all of it.
+
+        Outside training processes have batches of their own, and not as many: x is returned as it is.
+        """
+        return ranks.gathered(x) if self.training else x
+
+    def after_turn(self, player: str) -> None:
+        """Update what no gradient moves, once `player` has taken its step: called on every rank."""
 
     def plays(self, player: str, step: int) -> bool:
         """Say whether `player` takes its optimizer step at `step`."""

@@ -74,14 +74,43 @@ class DataConfig(BaseModel):
         return self
 
 
-class OptimizerConfig(_Strict):
-    """Settings of every player's optimizer; the learning rate is the run's `lr`."""
+OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
 
-    name: Literal["adam", "adamw", "sgd"] = "adam"
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+
+class PlayerOptimizer(_Strict):
+    """What one player's optimizer has of its own; None: as its variant's paper has it, else as all players'."""
+
+    name: OptimizerName | None = None
+    lr: PositiveFloat | None = None
+    betas: tuple[Fraction, Fraction] | None = None
+    eps: PositiveFloat | None = None
+    weight_decay: NonNegativeFloat | None = None
+
+
+class OptimizerConfig(_Strict):
+    """Settings of all players' optimizers; their rate is the run's `lr`. A player's own: `critic: {lr: 1e-4}`."""
+
+    model_config = ConfigDict(extra="allow", validate_default=True, allow_inf_nan=False)
+    __pydantic_extra__: dict[str, PlayerOptimizer]
+
+    name: OptimizerName = "adam"
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # rmsprop: the second is its smoothing
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
     fused: bool = True  # one kernel for all parameters
+
+    @property
+    def players(self) -> dict[str, PlayerOptimizer]:
+        """Those with settings of their own."""
+        return self.__pydantic_extra__
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_player_has_settings(cls, values: Any) -> Any:
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if key not in cls.model_fields and not isinstance(value, dict | PlayerOptimizer):
+                raise ValueError(f"unknown key 'optimizer.{key}'.{did_you_mean(key, cls.model_fields)}")
+        return values
 
 
 class WandbConfig(_Strict):
@@ -118,9 +147,9 @@ class Config(_Strict):
     lr: PositiveFloat = 1e-3
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
     lr_warmup: NonNegativeInt = 0  # steps
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerConfig = OptimizerConfig.model_validate({})
     clip: PositiveFloat | None = None  # greatest norm of a player's gradient
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay per step; evaluation then uses the average
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay at step n: min(ema, (1 + n) / (10 + n))
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     mixed_precision: Literal["no", "fp16", "bf16", "auto"] = "auto"  # auto: bf16 where the hardware multiplies it
@@ -274,6 +303,6 @@ def _sentence(schema: type[BaseModel], error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{key!r} is missing"
     message = first["msg"].removeprefix("Value error, ")
-    if not key:
+    if not key or message.startswith("unknown key"):
         return message
     return f"{key} is {first['input']!r}: {message[0].lower()}{message[1:]}"

@@ -1,7 +1,10 @@
-"""Sums over the processes of a run, for statistics that every rank must hold alike."""
+"""Sums and gatherings over the processes of a run, for statistics that every rank must hold alike."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -15,6 +18,16 @@ def summed(x: Tensor) -> Tensor:
     return total
 
 
+def gathered(x: Tensor) -> Tensor:
+    """Concatenate the rows of all ranks, as many each, with gradients to all; in one process, the tensor itself."""
+    return _Gathered.apply(x) if count() > 1 else x
+
+
+def number() -> int:
+    """Return which rank this is."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def from_first(x: Tensor) -> Tensor:
     """Return the first rank's tensor on every rank."""
     if dist.is_available() and dist.is_initialized():
@@ -26,3 +39,22 @@ def from_first(x: Tensor) -> Tensor:
 def count() -> int:
     """Return how many ranks there are."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+class _Gathered(torch.autograd.Function):
+    """The rows of all ranks; a rank's rows take the gradients that all ranks have for them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """`[R, ...]` -> `[ranks x R, ...]`."""
+        ctx.rows = len(x)
+        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(count())]
+        dist.all_gather(parts, x.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        """Add up, and take the own rows."""
+        (total,) = (grad.contiguous() for grad in grads)
+        dist.all_reduce(total)
+        return total[number() * ctx.rows : (number() + 1) * ctx.rows]

@@ -41,7 +41,7 @@ from zoo.base import Batch
 from zoo.config import Config, load_config
 from zoo.data import batches, build_data, to_float
 from zoo.data.source import Images
-from zoo.engine.optimizers import make_optimizer
+from zoo.engine.optimizers import make_optimizer, player_settings
 from zoo.engine.setup import Run, choose_device, set_threads, set_up
 from zoo.engine.train import Trainer
 from zoo.errors import UserError
@@ -86,7 +86,8 @@ def bare_step(run: Run) -> Contender:
     """
     device = run.accelerator.device
     model = run.model.to(device).train()
-    optimizer = make_optimizer(run.config, list(model.parameters()))
+    settings = player_settings(run.config, model, "vae")
+    optimizer = make_optimizer(settings, run.config.optimizer.fused, list(model.parameters()))
     images, labels = next(batches(run.data.train, run.config.batch_size, 0, 0, 1))
     x = to_float(images.to(device), model.image.range)
     if run.channels_last:

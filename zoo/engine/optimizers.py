@@ -7,34 +7,41 @@ import math
 import torch
 from torch import Tensor, nn
 
-from zoo.config import Config
+from zoo.base import BaseVAE
+from zoo.config import Config, PlayerOptimizer
 
 
-def make_optimizer(config: Config, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Build one player's optimizer."""
-    settings = config.optimizer
+def player_settings(config: Config, model: BaseVAE | type[BaseVAE], player: str) -> PlayerOptimizer:
+    """Return a player's settings, none of them open: its own in the config, else its paper's, else all players'."""
+    common = config.optimizer.model_dump(include={"name", "betas", "eps", "weight_decay"}) | {"lr": config.lr}
+    own = config.optimizer.players.get(player, PlayerOptimizer()).model_dump(exclude_none=True)
+    return PlayerOptimizer(**common | model.optimizers.get(player, {}) | own)
+
+
+def make_optimizer(settings: PlayerOptimizer, fused: bool, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Build a player's optimizer from its settings, none of them open."""
+    assert settings.lr is not None and settings.betas is not None and settings.eps is not None
+    lr, decay = settings.lr, settings.weight_decay or 0.0
     if settings.name == "sgd":
-        return torch.optim.SGD(parameters, lr=config.lr, weight_decay=settings.weight_decay)
-    cls = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.name]
-    fused = settings.fused and parameters[0].device.type in ("cpu", "cuda")
-    return cls(
-        parameters,
-        lr=config.lr,
-        betas=settings.betas,
-        eps=settings.eps,
-        weight_decay=settings.weight_decay,
-        fused=fused,
-    )
+        return torch.optim.SGD(parameters, lr=lr, weight_decay=decay)
+    if settings.name == "rmsprop":
+        return torch.optim.RMSprop(parameters, lr=lr, alpha=settings.betas[1], eps=settings.eps, weight_decay=decay)
+    cls = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
+    fused = fused and parameters[0].device.type in ("cpu", "cuda")
+    return cls(parameters, lr=lr, betas=settings.betas, eps=settings.eps, weight_decay=decay, fused=fused)
 
 
-def learning_rate(config: Config, step: int, total: int) -> float:
-    """Return the rate of a step (from 0): a linear warm-up, then constant, or to zero along a line or half a cosine."""
+def learning_rate(config: Config, lr: float, step: int, total: int) -> float:
+    """Return the rate of a step (from 0), where `lr` is the highest.
+
+    A linear warm-up, then constant, or to zero along a line or half a cosine.
+    """
     if step < config.lr_warmup:
-        return config.lr * (step + 1) / config.lr_warmup
+        return lr * (step + 1) / config.lr_warmup
     if config.lr_schedule == "constant":
-        return config.lr
+        return lr
     done = (step - config.lr_warmup) / max(1, total - config.lr_warmup)
-    return config.lr * (1 - done if config.lr_schedule == "linear" else 0.5 + 0.5 * math.cos(math.pi * done))
+    return lr * (1 - done if config.lr_schedule == "linear" else 0.5 + 0.5 * math.cos(math.pi * done))
 
 
 class Stepper:

@@ -136,6 +136,7 @@ def _try_out(model: BaseVAE, device: torch.device, precision: str, images: int) 
         understudy.train()
         for player in understudy.players:
             _try_turn(understudy, player, batch, precision)
+            _call(understudy, "after_turn", understudy.after_turn, player)
         understudy.eval()
         understudy.progress.fill_(1.0)
         with torch.no_grad():

@@ -18,12 +18,13 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from zoo.base import VARIANTS, BaseVAE, Batch, random_batch
-from zoo.config import Config
+from zoo.config import Config, OptimizerConfig
 from zoo.data import Data, build_data
+from zoo.engine.optimizers import player_settings
 from zoo.engine.rehearsal import rehearse
 from zoo.errors import UserError
 from zoo.models import create, preferred_range
-from zoo.registry import load_plugin
+from zoo.registry import did_you_mean, load_plugin
 
 if torch.distributed.is_available():
     # These functions have the default group as a default argument: imported once there is one, as torchmetrics does,
@@ -54,6 +55,11 @@ class Run:
         return self.config.batch_size // (self.accelerator.num_processes * self.config.accumulate)
 
     @property
+    def splits_batch_terms(self) -> bool:
+        """Whether a loss that compares a batch's images sees a micro-batch of them only."""
+        return self.config.accumulate > 1 and "loss" in self.model.batch_terms
+
+    @property
     def memory_format(self) -> torch.memory_format:
         """Of the model and its images."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
@@ -62,7 +68,6 @@ class Run:
         """Say in one line how it will be computed."""
         config = self.config
         ranks, threads = self.accelerator.num_processes, torch.get_num_threads()
-        fused = "fused " if config.optimizer.fused else ""
         return ", ".join(
             [
                 f"{self.accelerator.device.type}",
@@ -72,10 +77,22 @@ class Run:
                 *(["channels-last"] if self.channels_last else []),
                 *(["compiled"] if config.compile else []),
                 *(["sharded"] if config.shard else []),
-                f"{fused}{config.optimizer.name}",
+                *self._optimizers(),
                 *(["tuned"] if config.tune else []),
+                *([f"terms of a batch over {self.images_per_rank * ranks} images"] if self.splits_batch_terms else []),
             ]
         )
+
+    def _optimizers(self) -> list[str]:
+        """Name the first player's, and those that differ from it."""
+        first, *others = (player_settings(self.config, self.model, player) for player in self.model.players)
+        fused = "fused " if self.config.optimizer.fused and first.name in ("adam", "adamw") else ""
+        differing = [
+            f"{player}'s {settings.name} at {settings.lr:g}"
+            for player, settings in zip(self.model.players[1:], others, strict=True)
+            if settings != first
+        ]
+        return [f"{fused}{first.name}", *differing]
 
     def summary(self) -> str:
         """Say in a few lines what will be trained, on what, and how."""
@@ -123,6 +140,10 @@ def set_up(config: Config) -> Run:
         raise UserError(f"data.random_crop is {margin}, but must be less than the {side} pixels of an image's side")
     torch.manual_seed(config.seed)
     model = create(config.model.name, data.spec(pixel_range), **options)
+    for player in config.optimizer.players:
+        if player not in model.players:
+            known = did_you_mean(player, (*model.players, *OptimizerConfig.model_fields))
+            raise UserError(f"optimizer.{player}: model {config.model.name!r} has no such player.{known}")
     precision = choose_precision(config, device, variant.bf16_safe)
     if not config.shard or device == "cpu":  # on a GPU there may be no room for a second of what is to be shared out
         rehearse(model, processes.device, precision, config.batch_size // (ranks * config.accumulate))

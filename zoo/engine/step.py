@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from zoo.base import BaseVAE, Batch
 from zoo.config import Config
 from zoo.data import dequantise, to_float
-from zoo.engine.optimizers import Stepper, make_optimizer
+from zoo.engine.optimizers import Stepper, make_optimizer, player_settings
 
 
 class TrainStep(nn.Module):
@@ -41,6 +41,7 @@ class Player:
         name: As in the model's `players`.
         number: Its place among them.
         parameters: What it moves.
+        lr: Its highest rate.
         optimizer: Whose state a checkpoint keeps.
         step: Takes the optimizer's step at a rate, and drops the gradients.
     """
@@ -48,6 +49,7 @@ class Player:
     name: str
     number: int
     parameters: list[nn.Parameter]
+    lr: float
     optimizer: torch.optim.Optimizer
     step: Stepper
 
@@ -57,12 +59,15 @@ def make_players(config: Config, model: BaseVAE, accelerator: Accelerator) -> li
     players = []
     for number, name in enumerate(model.players):
         parameters = [p for p in model.player_parameters(name) if p.requires_grad]
-        optimizer: torch.optim.Optimizer = accelerator.prepare_optimizer(make_optimizer(config, parameters))
+        settings = player_settings(config, model, name)
+        made = make_optimizer(settings, config.optimizer.fused, parameters)
+        optimizer: torch.optim.Optimizer = accelerator.prepare_optimizer(made)
         if accelerator.scaler is None:
             # Accelerate's wrapper serves fp16's loss scaling; without it, it only costs time at each step: it looks for
             # installed packages and inspects signatures.
             optimizer = optimizer.optimizer  # type: ignore[attr-defined]
-        players.append(Player(name, number, parameters, optimizer, Stepper(optimizer)))
+        assert settings.lr is not None
+        players.append(Player(name, number, parameters, settings.lr, optimizer, Stepper(optimizer)))
     return players
 
 

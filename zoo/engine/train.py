@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from zoo import ranks
 from zoo.base import BaseVAE
@@ -66,7 +66,7 @@ class Trainer:
         self.train_step = _wrapped(run, step)
         self.average: AveragedModel | None = None
         if self.config.ema is not None:
-            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.config.ema))
+            self.average = AveragedModel(self.model, multi_avg_fn=self._average)
         self.step, self.best_val = 0, math.inf
         self.log = Log(run)
         self.checkpoints = Checkpoints(run.out, self.config.keep)
@@ -114,13 +114,12 @@ class Trainer:
             labels: `[B / ranks]` or `[B / ranks, A]`, or None.
         """
         config = self.config
-        lr = learning_rate(config, self.step, self.run.total_steps)
         self.model.progress.fill_(self.step / max(1, self.run.total_steps - 1))
         micro_batches = self._micro_batches(images, labels)
         for player in self.players:
             if not self.model.plays(player.name, self.step):
                 continue
-            with self._turn(player, lr):
+            with self._turn(player):
                 for micro, (pixels, y) in enumerate(micro_batches):
                     seed_noise(noise_seed(config.seed, self.step, player.number, micro, self.rank), self.device)
                     pixels = augmented(pixels, config.data.flip, config.data.random_crop, self.run.memory_format)
@@ -128,6 +127,7 @@ class Trainer:
                         loss, names, values = self.train_step(pixels, y, player.name)
                         self._backward(loss)
                     self.log.add(player.name, names, values)
+            self.model.after_turn(player.name)
         if self.average is not None:
             self.average.update_parameters(self.model)
 
@@ -139,7 +139,7 @@ class Trainer:
         return list(zip(parts, labels.to(self.device, non_blocking=True).split(size), strict=True))
 
     @contextmanager
-    def _turn(self, player: Player, lr: float) -> Iterator[None]:
+    def _turn(self, player: Player) -> Iterator[None]:
         """Within it, no other player's parameters take gradients; at its end the player takes its step."""
         if len(self.players) > 1:
             for other in self.players:
@@ -148,7 +148,7 @@ class Trainer:
         yield
         if self.config.clip is not None:
             self.accelerator.clip_grad_norm_(player.parameters, self.config.clip)
-        player.step(lr)
+        player.step(learning_rate(self.config, player.lr, self.step, self.run.total_steps))
 
     def _summing_up(self, last: bool) -> AbstractContextManager[Any]:
         """Within it, gradients are added up on each rank; in the last micro-batch, averaged over the ranks."""
@@ -160,6 +160,13 @@ class Trainer:
             loss.backward()
         else:
             self.accelerator.backward(loss)
+
+    @torch.no_grad()
+    def _average(self, averaged: Any, current: Any, _: Any) -> None:
+        """Move the averaged weights towards the current ones: fast at first, or they'd stay near the untrained ones."""
+        assert self.config.ema is not None
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(list(averaged), list(current), 1 - decay)
 
     # ---- what is done between steps
 
@@ -191,7 +198,7 @@ class Trainer:
             self._check_finite(terms, saved=due.validate or due.save or stopping)
             row = {"step": self.step, "epoch": self.step * self.config.batch_size / len(self.run.data.train)}
             row |= {f"train/{name}": value for name, value in terms.items()}
-            row["lr"] = learning_rate(self.config, self.step - 1, self.run.total_steps)
+            row["lr"] = learning_rate(self.config, self.players[0].lr, self.step - 1, self.run.total_steps)
             if due.validate:
                 row |= self._validate(due.epoch_ends)
                 new_best = row["val/loss"] < self.best_val

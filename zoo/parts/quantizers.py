@@ -47,6 +47,9 @@ class VectorQuantizer(nn.Module):
     codebook: Tensor
     counts: Tensor
     sums: Tensor
+    seen_counts: Tensor
+    seen_sums: Tensor
+    picked: Tensor
 
     def __init__(self, codes: int, dim: int, codebook: Literal["ema", "gradient"], decay: float = 0.99) -> None:
         super().__init__()
@@ -59,6 +62,10 @@ class VectorQuantizer(nn.Module):
             self.register_buffer("codebook", start)
             self.register_buffer("sums", start.clone())
         self.register_buffer("counts", torch.ones(codes))
+        # What was seen since the last `learn`: how many vectors chose each code, their sum, and some of them.
+        self.register_buffer("seen_counts", torch.zeros(codes), persistent=False)
+        self.register_buffer("seen_sums", torch.zeros(codes, dim), persistent=False)
+        self.register_buffer("picked", torch.zeros(codes, dim), persistent=False)
 
     def index_of(self, x: Tensor) -> Tensor:
         """Return the index of each vector's nearest code: `[B, P, D]` -> int64 `[B, P]`."""
@@ -76,24 +83,31 @@ class VectorQuantizer(nn.Module):
         return self.codes_at(indices), indices
 
     @torch.no_grad()
-    def learn(self, x: Tensor, indices: Tensor) -> None:
-        """Follow the vectors `[B, P, D]` that chose `indices`, those of all ranks; revive what nothing chooses."""
+    def see(self, x: Tensor, indices: Tensor) -> None:
+        """Take note of the vectors `[B, P, D]` that chose `indices`."""
         flat, chosen = x.detach().flatten(0, -2), indices.flatten()
-        counts = ranks.summed(usage_counts(chosen, len(self.codebook)))
-        self.counts.lerp_(counts, 1 - self.decay)
+        self.seen_counts += usage_counts(chosen, len(self.codebook))
+        self.seen_sums.index_add_(0, chosen, flat)
+        self.picked.copy_(flat[torch.randint(len(flat), (len(self.codebook),), device=flat.device)])
+
+    @torch.no_grad()
+    def learn(self) -> None:
+        """Follow the vectors seen since the last time, those of all ranks and micro-batches; revive what none chose."""
+        self.counts.lerp_(ranks.summed(self.seen_counts), 1 - self.decay)
         if not self.learned:
-            sums = torch.zeros_like(self.sums).index_add_(0, chosen, flat)
-            self.sums.lerp_(ranks.summed(sums), 1 - self.decay)
+            self.sums.lerp_(ranks.summed(self.seen_sums), 1 - self.decay)
             # Laplace smoothing: a code without vectors keeps its place instead of dividing by zero.
             total, eps = self.counts.sum(), 1e-5
             smoothed = (self.counts + eps) / (total + len(self.counts) * eps) * total
             self.codebook.copy_(self.sums / smoothed[:, None])
-        self._revive(flat)
+        self._revive()
+        for seen in (self.seen_counts, self.seen_sums, self.picked):
+            seen.zero_()
 
-    def _revive(self, flat: Tensor) -> None:
+    def _revive(self) -> None:
         share = self.counts.sum() / len(self.counts)
         dead = (self.counts < REVIVED_BELOW * share)[:, None]
-        picked = ranks.from_first(flat[torch.randint(len(flat), (len(self.codebook),), device=flat.device)])
+        picked = ranks.from_first(self.picked)
         self.codebook.copy_(torch.where(dead, picked, self.codebook))
         self.counts.copy_(torch.where(dead[:, 0], share, self.counts))
         if not self.learned:

@@ -65,7 +65,7 @@ class VQVAE(QuantisedVAE):
         with torch.autocast(z.device.type, enabled=False):
             e, indices = self.quantizer(z)
         if self.training:
-            self.quantizer.learn(z, indices)
+            self.quantizer.see(z, indices)
         recon = self.likelihood.nll(self.logits(straight_through(z, e).flatten(1)), batch.x)  # [B], -log p(x|e)
         commitment = (z - e.detach()).square().sum((1, 2)).mean()
         loss = (self.recon_weight * recon).mean() + self.commitment * commitment
@@ -75,3 +75,8 @@ class VQVAE(QuantisedVAE):
             terms["codebook"] = (z.detach() - e).square().sum((1, 2)).mean()
             loss = loss + terms["codebook"]
         return {"loss": loss, **terms}
+
+    def after_turn(self, player: str) -> None:
+        """Let the codebook follow the step's vectors."""
+        if player == "vae":
+            self.quantizer.learn()
