@@ -155,6 +155,18 @@ def test_the_vamp_prior_is_the_mixture_of_its_pseudo_images_posteriors() -> None
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("logvar", [-4.0, -8.0, -12.0, -20.0])
+def test_the_vamp_prior_is_exact_where_variances_are_small(logvar: float) -> None:
+    model = create("vamp", ImageSpec(1, 8, 8), **small("vamp", latent_dim=20, pseudo_inputs=50))
+    assert isinstance(model, VampVAE)
+    torch.manual_seed(0)
+    mu = 1 + torch.randn(50, 20)
+    model.components = lambda: (mu, torch.full_like(mu, logvar))  # type: ignore[method-assign]
+    z = mu[:8] + math.exp(logvar / 2) * torch.randn(8, 20)
+    each = torch.distributions.Normal(mu.double(), math.exp(logvar / 2)).log_prob(z.double()[:, None]).sum(2)  # [8, 50]
+    torch.testing.assert_close(model.log_prior(z).double(), each.logsumexp(1) - math.log(50), rtol=1e-5, atol=1e-3)
+
+
 def test_the_vamp_prior_is_drawn_from() -> None:
     model = vamp()
     z = model.sample_prior(50_000, torch.Generator().manual_seed(0))

@@ -49,9 +49,8 @@ def test_gradient_penalty_reaches_the_decoder_and_the_encoder() -> None:
 def test_weight_penalty_is_the_decoders_weights() -> None:
     model = model_of("rae_l2")
     assert isinstance(model, WeightRAE)
-    expected = sum(
-        p.square().sum().item() for name, p in model.named_parameters() if name.startswith(("decoder", "from_latent"))
-    )
+    weights = {name: p for name, p in model.named_parameters() if name.startswith(("decoder", "from_latent"))}
+    expected = sum(p.square().sum().item() for name, p in weights.items() if name.endswith("weight"))
     assert model.roughness(torch.zeros(1, 3)).item() == pytest.approx(expected, rel=1e-5)
 
 

@@ -181,6 +181,8 @@ def test_an_ema_codebook_moves_in_training_alone() -> None:
     model.eval().loss(batch)
     assert torch.equal(model.quantizer.codebook, before)
     model.train().loss(batch)
+    assert torch.equal(model.quantizer.codebook, before), "not before the step is over, with all its micro-batches"
+    model.after_turn("vae")
     assert not torch.equal(model.quantizer.codebook, before)
 
 
@@ -199,7 +201,7 @@ def test_draws_of_a_categorical_posterior_have_its_probabilities() -> None:
 
 
 def test_kl_to_the_uniform_distribution_is_torchs() -> None:
-    model = model_of("categorical")
+    model = model_of("categorical").eval()
     assert isinstance(model, CategoricalVAE)
     batch = random_batch(model.image)
     q = torch.distributions.Categorical(logits=model.posterior(batch.x).log_probs)
@@ -228,11 +230,65 @@ def test_relaxed_categories_become_hard_as_the_temperature_falls() -> None:
     for progress in (0.0, 1.0):
         model.progress.fill_(progress)
         model.loss(random_batch(model.image))
-    soft, hard = (z.unflatten(1, (model.positions, model.dim)) for z in seen)
+    soft, _, hard, _ = (z.unflatten(1, (model.positions, model.dim)) for z in seen)
     torch.testing.assert_close(soft.sum(2), torch.ones(soft.shape[:2]))
     assert soft.max() < 0.5 and hard.max(2).values.min() > 0.99
     model.eval().loss(random_batch(model.image))
     assert set(seen[-1].unique().tolist()) == {0.0, 1.0}
+
+
+def test_the_prior_is_shown_draws_of_the_posterior() -> None:
+    """Not its modes: of an image that the encoder is unsure of, the prior sees many codes."""
+    model = model_of("categorical")
+    assert isinstance(model, CategoricalVAE)
+    batch = random_batch(model.image, 1)
+    shown: list[Tensor] = []
+    log_prob = model.prior.log_prob
+    model.prior.log_prob = lambda indices: (shown.append(indices), log_prob(indices))[1]  # type: ignore
+    for _ in range(30):
+        model.prior_loss(batch)
+    assert len({tuple(indices[0].tolist()) for indices in shown}) > 10
+    probabilities = model.posterior(batch.x).log_probs.exp()[0]  # [P, K]
+    shares = torch.nn.functional.one_hot(torch.cat(shown), model.dim).float().mean(0)
+    assert (shares - probabilities).abs().max() < 5 * 0.5 / 30**0.5
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_what_is_logged_in_training_is_a_bound_by_one_draw(net: str) -> None:
+    model = model_of("categorical", net=net).train()
+    assert isinstance(model, CategoricalVAE)
+    batch = random_batch(model.image)
+    for _ in range(300):  # BatchNorm's memory settles
+        model.logits(torch.randn(64, model.latent_dim))
+    drawn: list[Tensor] = []
+    logits = model.logits
+    model.logits = lambda z, y=None: (drawn.append(z), logits(z, y))[1]  # type: ignore[func-returns-value,method-assign]
+    terms = model.loss(batch)
+    relaxed, hard = drawn
+    assert set(hard.unique().tolist()) == {0.0, 1.0} and not torch.equal(relaxed, hard)
+    log_q = (model.posterior(batch.x).log_probs.flatten(1) * hard).sum(1)
+    kl = log_q - model.log_prior(hard)
+    torch.testing.assert_close(terms["kl"], kl.mean())
+    model.eval()
+    recon = model.likelihood.nll(logits(hard), batch.x)
+    torch.testing.assert_close(terms["recon"], recon.mean())
+    torch.testing.assert_close(terms["elbo"], -(recon + kl).mean() - model.likelihood.constant)
+
+
+# ---- fsq
+
+
+def test_every_code_of_fsq_can_be_reached_at_a_single_position() -> None:
+    model = model_of("fsq", ImageSpec(1, 16, 16), net="conv", levels=[8, 5, 5])
+    assert model.positions == 1
+    vectors = 2 * torch.randn(20_000, 3, 1)
+    model.to_codes = torch.nn.Identity()
+    model.encoder = torch.nn.Identity()
+    model.train()
+    for _ in range(100):
+        model.vectors(vectors)  # type: ignore[arg-type]
+    codes = model.eval().indices(vectors)
+    assert codes.unique().numel() == 200
 
 
 def test_codebook_metric_counts_by_hand(tmp_path: Path) -> None:

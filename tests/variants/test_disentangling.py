@@ -88,7 +88,7 @@ def test_capacity_is_restored_by_resume(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("batch", "n"), [(1, 10), (2, 10), (8, 8), (64, 60_000)])
 def test_stratified_weights_are_a_distribution(batch: int, n: int) -> None:
-    weights = stratified_log_weights(batch, n).exp()
+    weights = stratified_log_weights(torch.arange(batch), batch, n).exp()
     torch.testing.assert_close(weights.sum(1), torch.ones(batch))
     if batch > 1:
         torch.testing.assert_close(weights.diagonal(), torch.full((batch,), 1 / n))
@@ -157,7 +157,7 @@ def test_a_critic_that_knows_the_densities_gives_the_total_correlation() -> None
     rho = 0.9
     factor = torch.linalg.cholesky(torch.tensor([[1, rho, 0], [rho, 1, 0], [0, 0, 1.0]]))
     optimizer = torch.optim.Adam(model.critic.parameters(), lr=3e-3)
-    model.forward = lambda *_: type("Out", (), {"z": torch.randn(512, 3) @ factor.T})()  # type: ignore[method-assign]
+    model.reparameterize = lambda *_: torch.randn(512, 3) @ factor.T  # type: ignore[method-assign]
     for _ in range(800):
         optimizer.zero_grad()
         loss = model.critic_loss(Batch(torch.zeros(512, 1, 8, 8)))["loss"]
@@ -168,6 +168,12 @@ def test_a_critic_that_knows_the_densities_gives_the_total_correlation() -> None
         independent = model.critic(permute_dims(torch.randn(20_000, 3) @ factor.T)).mean().item()
     assert tc == pytest.approx(-math.log(1 - rho**2) / 2, abs=0.2)
     assert independent < 0 and loss < math.log(2)
+
+
+def test_the_critics_turn_decodes_nothing() -> None:
+    model = model_of("factor")
+    model.decoder = torch.nn.Module()  # which can't be called
+    model.critic_loss(random_batch(model.image, 8))
 
 
 def test_each_player_of_factor_keeps_to_its_own_parameters() -> None:

@@ -96,6 +96,22 @@ def test_the_gradient_passes_through_the_optimal_variance() -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("variance", ["optimal", "shared"])
+def test_images_that_are_met_exactly_leave_sigma_finite(variance: str) -> None:
+    """Black images: the squared error goes to zero, and sigma would follow."""
+    model = model_of("sigma", variance=variance).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(200):
+        optimizer.zero_grad()
+        terms = model.loss(Batch(torch.zeros(4, 1, 8, 8)))
+        terms["loss"].backward()
+        optimizer.step()
+        assert all(term.isfinite() for term in terms.values())
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+    assert terms["sigma"].item() == pytest.approx(math.exp(-6), rel=1e-3)
+    assert model.eval().log_likelihood(torch.zeros(2, 1, 8, 8), 3).isfinite().all()
+
+
 def test_outside_training_the_variance_is_the_batches_mean() -> None:
     model = model_of("sigma").train()
     assert isinstance(model, SigmaVAE)
@@ -153,6 +169,19 @@ def test_similarity_is_torchmetrics(size: int, range: tuple[float, float]) -> No
     same = model.similarity(low + (high - low) * x, low + (high - low) * x)
     torch.testing.assert_close(same, torch.ones(3))
     assert (found < 1).all()
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("level", "height"), [(0.5, 0.5), (0.7, 0.05), (0.95, 0.02), (0.0, 0.0)])
+def test_an_image_is_its_own_likeness_in_every_precision(level: float, height: float, precision: torch.dtype) -> None:
+    """Smooth and light ones too, of which bfloat16 would leave no variance."""
+    model = model_of("ms_ssim", ImageSpec(1, 64, 64))
+    assert isinstance(model, MSSSIMVAE)
+    waves = torch.sin(torch.linspace(0, 6, 64))[:, None] * torch.cos(torch.linspace(0, 4, 64))
+    image = (level + height * waves).clamp(0, 1).expand(2, 1, 64, 64)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        similarity = model.similarity(image, image)
+    torch.testing.assert_close(similarity.float(), torch.ones(2), rtol=0, atol=1e-4)
 
 
 def test_the_loss_of_ms_ssim() -> None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec
 from zoo.families.latent import LatentVAE
+from zoo.nets.batch_norm import unremembered
 from zoo.parts.priors import AutoregressivePrior
 from zoo.parts.quantizers import FiniteScalarQuantizer, VectorQuantizer, perplexity, usage_counts
 
@@ -121,8 +122,10 @@ class CodeVAE(LatentVAE):
         return self.codes_at(self.prior.sample(n, generator)).flatten(1)
 
     def prior_loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return minus the log-probability of the batch's codes, nats per image."""
-        return {"loss": -self.prior.log_prob(self.indices(batch.x)).mean()}
+        """Return minus the log-probability of a draw of the batch's codes, nats per image."""
+        with torch.no_grad(), unremembered(self):
+            codes = self.indices_of(self.posterior(batch.x).draw(1)[0][0])  # [B, P]
+        return {"loss": -self.prior.log_prob(codes).mean()}
 
     def code_terms(self, indices: Tensor) -> dict[str, Tensor]:
         """Return the perplexity of the batch's codes `[B, P]`."""

@@ -159,7 +159,8 @@ class LatentVAE(NetVAE):
         """
         if not self.free_bits:
             return kl.sum(1)
-        return kl.mean(0).clamp(min=self.free_bits * dims).sum().expand(len(kl))
+        means = self.across_ranks(kl.mean(0, keepdim=True)).mean(0)  # [G]
+        return means.clamp(min=self.free_bits * dims).sum().expand(len(kl))
 
     def elbo_terms(self, recon: Tensor, kl: Tensor) -> dict[str, Tensor]:
         """Return the batch means of recon and kl, `[B]` nats each, and elbo, to be logged beside the loss.

@@ -18,6 +18,7 @@ Activation = Literal["sigmoid", "tanh", "none"]
 
 ACTIVATION_RANGE = {"sigmoid": UNIT, "tanh": SYMMETRIC}
 LOGVAR_BOUNDS = (-30.0, 20.0)
+LEAST_LOG_VARIANCE = -12.0  # of pixels: sigma = exp(-6), less than a grey level
 
 
 def standard_normal(
@@ -31,13 +32,13 @@ def standard_normal(
     return torch.randn(shape, generator=generator, device=source, dtype=dtype).to(device)
 
 
-def bounded_logvar(logvar: Tensor) -> Tensor:
-    """Hold log variances within [-30, 20], where their exponentials are finite and exact; gradients pass unchanged.
+def bounded_logvar(logvar: Tensor, least: float = LOGVAR_BOUNDS[0]) -> Tensor:
+    """Hold log variances within [`least`, 20], where their exponentials are finite and exact; gradients pass unchanged.
 
     Beyond the bounds exp would overflow, or leave nothing of a sum of squares; a gradient that were cut there, as
     clamp's is, would leave the encoder where it is.
     """
-    return logvar.clamp(*LOGVAR_BOUNDS).detach() + (logvar - logvar.detach())
+    return logvar.clamp(least, LOGVAR_BOUNDS[1]).detach() + (logvar - logvar.detach())
 
 
 def gaussian_kl(mu: Tensor, logvar: Tensor) -> Tensor:
@@ -151,6 +152,11 @@ class Likelihood(nn.Module):
         if kind == "gaussian":
             self.logvar = nn.Parameter(torch.zeros(()))
 
+    @property
+    def log_variance(self) -> Tensor:
+        """Of pixels under "gaussian", a scalar: -12 or more, or images that are met exactly would drive it to -inf."""
+        return bounded_logvar(self.logvar, LEAST_LOG_VARIANCE)
+
     def mean(self, logits: Tensor) -> Tensor:
         """Raw output to image, same shape."""
         if self.activation == "sigmoid":
@@ -170,7 +176,8 @@ class Likelihood(nn.Module):
             errors = (scaled + F.softplus(-2 * scaled) - math.log(2)) / self.sharpness  # log cosh without overflow
         else:
             squared = F.mse_loss(self.mean(logits), x, reduction="none")
-            errors = 0.5 * (math.log(2 * math.pi) + self.logvar + squared * (-self.logvar).exp())
+            logvar = self.log_variance
+            errors = 0.5 * (math.log(2 * math.pi) + logvar + squared * (-logvar).exp())
         return errors.flatten(1).sum(1)
 
     def log_prob(self, logits: Tensor, x: Tensor) -> Tensor:

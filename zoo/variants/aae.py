@@ -10,7 +10,8 @@ Logs:
     critic/loss: the critic's cross-entropy, nats; log 2 where it can't tell.
 
 Departs from the paper: reconstruction and adversarial term are minimised together, where the paper alternates phases;
-the critic shares the run's learning rate.
+the critic's two hidden layers have `critic_width` units, 1000 in the paper; both players share the run's optimizer,
+where the paper has stochastic gradient descent with momentum.
 """
 
 from typing import Any
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.families.deterministic import Autoencoder
+from zoo.nets.batch_norm import unremembered
 from zoo.nets.pairs import latent_critic
 
 
@@ -54,7 +56,7 @@ class AdversarialAutoencoder(Autoencoder):
 
     def critic_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return the critic's loss on draws of the prior and on encoded images."""
-        with torch.no_grad():
+        with torch.no_grad(), unremembered(self.encoder):
             z, _ = self.encode(batch.x)
         prior, coded = self.critic(torch.randn_like(z)).float(), self.critic(z).float()
         return {"loss": (F.softplus(-prior).mean() + F.softplus(coded).mean()) / 2}

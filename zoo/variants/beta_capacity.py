@@ -3,7 +3,7 @@
     loss = E_q(z|x)[-log p(x|z)] + `gamma` |KL(q(z|x) || N(0, I)) - C(t)|
 
 C(t) rises linearly from 0 to `capacity` nats over the first `anneal` share of the run. The absolute value is taken of
-the batch's mean KL, since the target is one for the data, not for each image.
+the batch's mean KL (over all processes), since the target is one for the data, not for each image.
 
 Logs:
     capacity: C(t), the target in force, nats.
@@ -58,5 +58,6 @@ class CapacityVAE(GaussianVAE):
         recon = self.likelihood.nll(out.logits, batch.x)  # [B], -log p(x|z)
         kl = gaussian_kl(out.mu, out.logvar)  # [B]
         target = self.capacity * (self.progress / self.anneal).clamp(max=1)  # C(t)
-        loss = (self.recon_weight * recon).mean() + self.gamma * (kl.mean() - target).abs()
+        mean_kl = self.across_ranks(kl).mean()
+        loss = (self.recon_weight * recon).mean() + self.gamma * (mean_kl - target).abs()
         return {"loss": loss, **self.elbo_terms(recon, kl), "capacity": torch.clone(target)}

@@ -14,7 +14,7 @@ Logs:
     dwkl: estimated dimension-wise KL, nats; the three add up to kl's estimate at the drawn z.
 
 Departs from the paper: of the B - 1 other images the paper lets one, chosen at random, weigh less than the rest; here
-all weigh the same, which is the mean over that choice. q(z) is estimated on each rank, from its own images.
+all weigh the same, which is the mean over that choice.
 """
 
 import math
@@ -24,19 +24,26 @@ import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
 
+from zoo import ranks
 from zoo.base import Batch, ImageSpec, register
 from zoo.errors import UserError
 from zoo.families.gaussian import GaussianVAE
 from zoo.parts.distributions import gaussian_kl, gaussian_log_prob
 
 
-def stratified_log_weights(batch: int, n: int, device: torch.device | None = None) -> Tensor:
-    """Return log w_ij, `[B, B]`, with rows that sum to 1: 1/N on the diagonal, the rest spread over the others."""
+def stratified_log_weights(own: Tensor, batch: int, n: int) -> Tensor:
+    """Return log w_ij, `[R, B]`, with rows that sum to 1: 1/N at the row's own image, the rest spread over the others.
+
+    Args:
+        own: Which of the batch's images each row is of, int64 `[R]`.
+        batch: B.
+        n: N.
+    """
     if batch == 1:
-        return torch.zeros(1, 1, device=device)
+        return torch.zeros(1, 1, device=own.device)
     rest = (n - 1) / (n * (batch - 1))
-    weights = torch.full((batch, batch), rest, device=device).fill_diagonal_(1 / n)
-    return weights.log()
+    weights = torch.full((len(own), batch), rest, device=own.device)
+    return weights.scatter(1, own[:, None], 1 / n).log()
 
 
 @register("beta_tc")
@@ -74,12 +81,15 @@ class BetaTCVAE(GaussianVAE):
 
     def decompose(self, z: Tensor, mu: Tensor, logvar: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Estimate MI, TC and dimension-wise KL from z ~ q(z|x), all `[B, D]`: three scalars, nats."""
-        log_qz_x = gaussian_log_prob(z, mu, logvar)  # [B]
-        scaled = (z[:, None] - mu).square() * (-logvar).exp()  # [B, B, D]
+        log_qz_x = gaussian_log_prob(z, mu, logvar)  # [R], of this rank's images
+        first = ranks.number() * len(z) if self.training else 0
+        mu, logvar = self.across_ranks(mu), self.across_ranks(logvar)  # [B, D]
+        scaled = (z[:, None] - mu).square() * (-logvar).exp()  # [R, B, D]
         log_q = -0.5 * (math.log(2 * math.pi) + logvar + scaled)  # log q(z_i's d-th | x_j)
-        log_weights = stratified_log_weights(len(z), max(self.image.train_size, len(z)), z.device)  # [B, B]
-        log_qz = (log_q.sum(2) + log_weights).logsumexp(1)  # [B]
-        log_marginals = (log_q + log_weights[:, :, None]).logsumexp(1).sum(1)  # [B]
+        own = first + torch.arange(len(z), device=z.device)
+        log_weights = stratified_log_weights(own, len(mu), max(self.image.train_size, len(mu)))  # [R, B]
+        log_qz = (log_q.sum(2) + log_weights).logsumexp(1)  # [R]
+        log_marginals = (log_q + log_weights[:, :, None]).logsumexp(1).sum(1)  # [R]
         mi = log_qz_x - log_qz
         tc = log_qz - log_marginals
         dwkl = log_marginals - gaussian_log_prob(z)

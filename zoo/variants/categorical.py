@@ -7,7 +7,7 @@
 
 In training the decoder sees relaxed categories, whose temperature falls exponentially over the run; otherwise it sees
 one-hot ones. The prior over categories, which samples are drawn from, is a small causal transformer and the second
-player; kl and elbo are those of a hard draw under it.
+player, trained on draws of q; recon, kl and elbo are those of one and the same hard draw, under it.
 
 Logs:
     kl_uniform: KL of q(c|x) to the uniform distribution, which the loss has, nats per image.
@@ -15,7 +15,9 @@ Logs:
     perplexity: of the categories drawn in the batch.
     prior/loss: minus log p(c) under the learned prior, nats per image.
 
-Departs from the paper: the learned prior; the temperature follows the run's progress rather than a rate per step.
+Departs from the paper: the learned prior; on a net with a feature map each of its positions is a variable, else there
+are 16 of 16 categories by default, 30 of 10 in the paper; the temperature follows the run's progress rather than a rate
+per step.
 """
 
 import math
@@ -29,6 +31,7 @@ from torch import Tensor
 from zoo.base import Batch, ImageSpec, register
 from zoo.errors import UserError
 from zoo.families.discrete import CategoricalPosterior, CodeVAE
+from zoo.nets.batch_norm import as_evaluated
 
 
 @register("categorical")
@@ -87,17 +90,21 @@ class CategoricalVAE(CodeVAE):
         """Return loss, recon, kl, elbo, kl_uniform, temperature and perplexity."""
         q = self.posterior(batch.x)
         hard, log_q = q.draw(1)  # [1, B, P K], [1, B]
+        kl = (log_q - self.log_prior(hard))[0].detach()  # [B], of the draw, under the learned prior
         t = self.annealed()
-        z = hard[0]
         if self.training:
             noise = torch.empty_like(q.log_probs).exponential_()
-            z = ((q.log_probs - noise.log()) / t).softmax(2).flatten(1)
-        recon = self.likelihood.nll(self.logits(z), batch.x)  # [B]
+            relaxed = ((q.log_probs - noise.log()) / t).softmax(2).flatten(1)
+            recon = self.likelihood.nll(self.logits(relaxed), batch.x)  # [B], what is minimised
+            with torch.no_grad(), as_evaluated(self.decoder):
+                hard_recon = self.likelihood.nll(self.logits(hard[0]), batch.x)  # relaxed categories have no bound
+        else:
+            recon = hard_recon = self.likelihood.nll(self.logits(hard[0]), batch.x)
         kl_uniform = (q.log_probs.exp() * (q.log_probs + math.log(self.dim))).sum(2)  # [B, P]
         loss = (self.recon_weight * recon).mean() + self.kl_weight() * self.free(kl_uniform).mean()
         return {
             "loss": loss,
-            **self.elbo_terms(recon, (log_q - self.log_prior(hard))[0].detach()),
+            **self.elbo_terms(hard_recon, kl),
             **self.code_terms(self.indices_of(hard[0])),
             "kl_uniform": kl_uniform.sum(1).mean(),
             "temperature": t.clone(),

@@ -68,6 +68,6 @@ class DIPVAE(GaussianVAE):
         recon = self.likelihood.nll(out.logits, batch.x)  # [B], -log p(x|z)
         kl = gaussian_kl_per_dim(out.mu, out.logvar)  # [B, D]
         with torch.autocast(batch.x.device.type, enabled=False):
-            dip = self.penalty(out.mu, out.logvar)
+            dip = self.penalty(self.across_ranks(out.mu), self.across_ranks(out.logvar))
         bound = self.recon_weight * recon + self.kl_weight() * self.free(kl)  # [B]
         return {"loss": bound.mean() + dip, **self.elbo_terms(recon, kl.sum(1)), "dip": dip}

@@ -11,7 +11,8 @@ Logs:
     kappa: concentration of the posteriors, mean over the batch.
 
 Departs from the paper: Z and its gradient come from quadrature, not from Bessel functions; the gradient of draws in
-kappa is that of implicit reparameterisation, where the paper differentiates its rejection sampler.
+kappa is that of implicit reparameterisation, where the paper differentiates its rejection sampler; kappa is cut at
+1000, and has no gradient there.
 """
 
 from typing import Annotated, Any

@@ -12,7 +12,7 @@ Logs:
     kl_2: KL of the second layer, nats.
 
 Departs from the paper: one hidden layer of `width` units with LeakyReLU between two layers of latents, without
-BatchNorm.
+BatchNorm; layers give log variances, where the paper's give variances by a softplus; warm-up is a share of the run.
 """
 
 from typing import Annotated, Any

@@ -15,6 +15,7 @@ usual pixel error, is only logged.
 
 from typing import Any
 
+import torch
 from pydantic import PositiveFloat
 from torch import Tensor
 
@@ -49,15 +50,17 @@ class MSSSIMVAE(GaussianVAE):
         """MS-SSIM of images in the image range: two `[B, C, H, W]` -> `[B]`."""
         low, high = self.image.range
         size = min(self.image.height, self.image.width)
-        return self.ms_ssim(
-            (recon - low) / (high - low),
-            (x - low) / (high - low),
-            kernel_size=window(size),
-            data_range=1.0,
-            betas=scale_weights(size),
-            normalize="simple",
-            reduction="none",
-        )
+        # Variances are differences of local means of squares: bfloat16 would leave nothing of them on smooth images.
+        with torch.autocast(x.device.type, enabled=False):
+            return self.ms_ssim(
+                (recon.float() - low) / (high - low),
+                (x.float() - low) / (high - low),
+                kernel_size=window(size),
+                data_range=1.0,
+                betas=scale_weights(size),
+                normalize="simple",
+                reduction="none",
+            )
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss, recon, kl and ms_ssim."""

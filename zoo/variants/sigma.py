@@ -3,14 +3,16 @@
     loss = P/2 (log 2 pi sigma^2 + |x - x~|^2 / (P sigma^2)) + KL(q(z|x) || N(0, I)),   P pixels
     optimal:  sigma^2 = mean over the batch and its pixels of (x - x~)^2
     shared:   sigma a parameter
+    both kept above exp(-6)
 
 One variance for all pixels, which balances reconstruction and KL by itself: no β to tune.
 
 Logs:
     sigma: the decoder's standard deviation, in units of the images' range.
 
-Departs from the paper: outside training the optimal variance is the running mean of the batches' (momentum 0.01), so
-that the likelihood of an image does not depend on its batch; it is taken on each rank from its own images.
+Departs from the paper: outside training log sigma^2 is the running mean (momentum 0.01) of its values in training, so
+that the likelihood of an image does not depend on its batch. The floor is in the authors' code, where it is soft, not
+in the text.
 """
 
 import math
@@ -19,10 +21,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from zoo import ranks
 from zoo.base import Batch, ImageSpec, register
 from zoo.families.gaussian import GaussianVAE
-from zoo.parts.distributions import gaussian_kl_per_dim
+from zoo.parts.distributions import LEAST_LOG_VARIANCE, gaussian_kl_per_dim
 
 MOMENTUM = 0.01
 
@@ -53,9 +54,9 @@ class SigmaVAE(GaussianVAE):
         """Return loss, recon, kl, elbo and sigma."""
         out = self(batch.x, batch.y)
         squared = (out.recon - batch.x).square().flatten(1)  # [B, P]
-        logvar = self.likelihood.logvar  # log sigma^2
+        logvar = self.likelihood.log_variance  # log sigma^2
         if self.variance == "optimal" and self.training:
-            logvar = squared.mean().log()
+            logvar = self.across_ranks(squared.mean()[None]).mean().clamp(min=math.exp(LEAST_LOG_VARIANCE)).log()
             self._remember(logvar.detach())
         recon = 0.5 * (math.log(2 * math.pi) + logvar + squared * (-logvar).exp()).sum(1)  # [B]
         kl = gaussian_kl_per_dim(out.mu, out.logvar)  # [B, D]
@@ -64,5 +65,4 @@ class SigmaVAE(GaussianVAE):
 
     def _remember(self, logvar: Tensor) -> None:
         self.steps += 1
-        mean = ranks.summed(logvar) / ranks.count()
-        self.likelihood.logvar.lerp_(mean, (1 / self.steps).clamp(min=MOMENTUM))
+        self.likelihood.logvar.lerp_(logvar, (1 / self.steps).clamp(min=MOMENTUM))

@@ -9,7 +9,7 @@ Logs:
     sw: the sliced distance.
 
 Departs from the paper: the reconstruction term is the run's likelihood alone, where the paper adds absolute error and
-cross-entropy; q(z) is estimated on each rank, from its own images.
+cross-entropy.
 """
 
 from typing import Any
@@ -48,5 +48,6 @@ class SlicedWassersteinAutoencoder(Autoencoder):
         out = self(batch.x)
         recon = self.likelihood.nll(out.logits, batch.x).mean()
         with torch.autocast(batch.x.device.type, enabled=False):
-            distance = sliced_wasserstein(out.z, torch.randn_like(out.z), self.projections)
+            z = self.across_ranks(out.z)
+            distance = sliced_wasserstein(z, torch.randn_like(z), self.projections)
         return {"loss": self.recon_weight * recon + self.scale * distance, "recon": recon, "sw": distance}

@@ -22,6 +22,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, register
+from zoo.nets.batch_norm import unremembered
 from zoo.variants.iwae import IWAE, grouped_bound
 
 
@@ -86,5 +87,6 @@ class PIWAE(MIWAE):
 
     def encoder_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return minus the encoder's bound."""
-        log_weights, _ = self.draw(batch)
+        with unremembered(self):
+            log_weights, _ = self.draw(batch)
         return {"loss": -grouped_bound(log_weights, self.groups).mean()}

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from zoo.base import BaseVAE, Batch, ImageSpec, register
 from zoo.families.gaussian import GaussianVAE
+from zoo.nets.batch_norm import unremembered
 from zoo.nets.pairs import build_net
 from zoo.options import signature_options
 from zoo.parts.distributions import gaussian_kl_per_dim
@@ -66,6 +67,8 @@ class VAEGAN(GaussianVAE):
     """
 
     players = ("vae", "discriminator")
+    # The rate, 3e-4 in the paper, is the run's.
+    optimizers = dict.fromkeys(players, {"name": "rmsprop", "betas": (0.0, 0.9)})
     settled = ("beta", "reduction")
     log_likelihood = BaseVAE.log_likelihood
 
@@ -98,7 +101,8 @@ class VAEGAN(GaussianVAE):
         _, found = self.discriminator(out.recon)
         features = self.feature_weight * (found - wanted).square().mean(1) / 2  # [B]
         latents = torch.cat([out.z.detach(), torch.randn_like(out.z)])
-        logits, _ = self.discriminator(self.decode(latents))
+        with unremembered(self.decoder):
+            logits, _ = self.discriminator(self.decode(latents))
         fooled = F.softplus(-logits).mean()
         return {
             "loss": (self.kl_weight() * self.free(kl) + features).mean() + self.gan_weight * fooled,
@@ -110,7 +114,7 @@ class VAEGAN(GaussianVAE):
 
     def discriminator_loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return L_GAN on images, reconstructions and samples."""
-        with torch.no_grad():
+        with torch.no_grad(), unremembered(self):
             out = self(batch.x, batch.y)
             sampled = self.decode(torch.randn_like(out.z))
         told = [self.discriminator(images)[0] for images in (batch.x, out.recon, sampled)]

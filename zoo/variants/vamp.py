@@ -6,7 +6,10 @@
 The mixture moves with the encoder. Pseudo-images are kept in the image range by the likelihood's activation. Samples
 are drawn from the mixture.
 
-Departs from the paper: one layer of latents; the pseudo-images start as noise around mid-range.
+Departs from the paper: one layer of latents; pseudo-images pass the likelihood's activation, where the authors' code
+has a Hardtanh, and start as noise around mid-range, where it starts them near the mean of the data; no warm-up unless
+`warmup` is set (100 epochs in the paper). On nets with BatchNorm the pseudo-images are encoded by the statistics of
+evaluation, which are those of the data.
 """
 
 import math
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.families.gaussian import GaussianVAE
+from zoo.nets.batch_norm import as_evaluated
 from zoo.parts.distributions import gaussian_sample
 
 
@@ -36,18 +40,21 @@ class VampVAE(GaussianVAE):
         self.pseudo = nn.Parameter(0.5 * torch.randn(pseudo_inputs, *image.shape))
 
     def components(self) -> tuple[Tensor, Tensor]:
-        """Return the mixture's means and log variances, each `[K, D]`."""
-        return self.encode(self.likelihood.mean(self.pseudo))
+        """Return the mixture's means and log variances, each `[K, D]`, in training as they are in evaluation."""
+        with as_evaluated(self.encoder):
+            return self.encode(self.likelihood.mean(self.pseudo))
 
     def log_prior(self, z: Tensor) -> Tensor:
         """Log 1/K sum_k N(z; mu_k, sigma_k^2), nats: `[..., D]` -> `[...]`."""
-        mu, logvar = self.components()
-        precision = (-logvar).exp()
+        # (z - mu)^2 / sigma^2, multiplied out: all pairs are two matrix products, not one [..., K, D] tensor. In
+        # float32 their difference is off by nats where sigma is small; Apple's GPUs have no float64.
+        exact = torch.float32 if z.device.type == "mps" else torch.float64
+        mu, logvar = (part.to(exact) for part in self.components())
         with torch.autocast(z.device.type, enabled=False):
-            # (z - mu)^2 / sigma^2, multiplied out: all pairs are two matrix products, not one [..., K, D] tensor.
-            squared = z.square() @ precision.T - 2 * z @ (mu * precision).T + (mu.square() * precision).sum(1)
+            point, precision = z.to(exact), (-logvar).exp()
+            squared = point.square() @ precision.T - 2 * point @ (mu * precision).T + (mu.square() * precision).sum(1)
             log_densities = -0.5 * (squared + (math.log(2 * math.pi) + logvar).sum(1))  # [..., K]
-        return log_densities.logsumexp(-1) - math.log(len(mu))
+        return (log_densities.logsumexp(-1) - math.log(len(mu))).to(z.dtype)
 
     def sample_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Choose components, then draw from them: `[n, D]`."""
