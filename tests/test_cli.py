@@ -69,6 +69,36 @@ def test_describe(cli: Callable[..., tuple[int, str, str]]) -> None:
         assert words in out
 
 
+RIGHT = """
+from zoo import Batch, GaussianVAE, register
+from zoo.parts.distributions import gaussian_kl
+
+@register("right_or_wrong_{sign}")
+class Mine(GaussianVAE):
+    def loss(self, batch: Batch):
+        out = self(batch.x)
+        recon, kl = self.likelihood.nll(out.logits, batch.x), {sign}gaussian_kl(out.mu, out.logvar)
+        return {{"loss": (recon + kl).mean(), **self.elbo_terms(recon, kl)}}
+"""
+
+
+def test_check_tells_right_from_wrong(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    for sign, code, last in (("", 0, "all checks passed"), ("-", 1, "1 check failed")):
+        plugin = tmp_path / f"mine{len(sign)}.py"
+        plugin.write_text(RIGHT.format(sign=sign))
+        found, out, err = cli("check", plugin, "net=mlp", "hidden_dims=[16]", "latent_dim=3")
+        assert (found, out.splitlines()[-1], err) == (code, last, "")
+        assert out.count("  ok   ") + out.count("  FAILS  ") == 20
+        assert ("a sign, a variance for its log, another prior?" in " ".join(out.split())) == bool(sign)
+
+
+def test_check_a_variant_of_the_zoo_and_none(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    assert cli("check", "mlp", "hidden_dims=[16]")[0] == 0
+    (tmp_path / "empty.py").write_text("")
+    code, _, err = cli("check", tmp_path / "empty.py")
+    assert code == 2 and "registers no variant" in err
+
+
 def test_sample_and_evaluate(cli: Callable[..., tuple[int, str, str]], finished: Path, tmp_path: Path) -> None:
     picture = tmp_path / "s.png"
     assert cli("sample", finished, "--n", 16, "--out", picture)[0] == 0

@@ -16,10 +16,13 @@ from zoo.base import SYMMETRIC, VARIANTS, Batch, ImageSpec, random_batch
 from zoo.errors import UserError
 from zoo.families.gaussian import GaussianVAE
 from zoo.models import create, model_options, preferred_range
-from zoo.testing import check_variant
+from zoo.parts.distributions import gaussian_kl, gaussian_log_prob
+from zoo.parts.divergences import covariance
+from zoo.testing import check_contract, check_variant
 from zoo.variants.beta import BetaVAE
 from zoo.variants.conditional import ConditionalVAE
 from zoo.variants.iwae import IWAE
+from zoo.variants.plain import PlainVAE
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_OPTIONS: dict[str, dict[str, Any]] = {"beta": {"warmup": 0.5}}
@@ -62,7 +65,7 @@ def tiny(name: str, image: ImageSpec | None = None, **options: Any) -> GaussianV
 
 @pytest.mark.parametrize("name", NAMES)
 def test_contract_with_default_options(name: str) -> None:
-    check_variant(name)
+    check_contract(name)
 
 
 # Every net on every image that it takes, with the plainest variant; and every variant on a few of these.
@@ -317,6 +320,203 @@ def test_check_variant_leaves_the_callers_random_state_alone() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+# ---- what is wrong in a variant's numbers: each of these passed the checks of shapes and ranges
+
+
+class Plain(PlainVAE):
+    def __init__(self, image: ImageSpec, **options: Any) -> None:
+        super().__init__(image, **{"net": "mlp", "latent_dim": 3, "hidden_dims": [16]} | options)
+
+
+class FlippedKL(Plain):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        out = self(batch.x)
+        recon, kl = self.likelihood.nll(out.logits, batch.x), -gaussian_kl(out.mu, out.logvar)
+        return {"loss": (recon + kl).mean(), **self.elbo_terms(recon, kl)}
+
+
+class VarianceForDeviation(Plain):
+    def reparameterize(self, mu: Tensor, logvar: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return mu + logvar.exp() * torch.randn_like(mu)
+
+
+class IgnoresItsPrior(Plain):
+    def __init__(self, image: ImageSpec, **options: Any) -> None:
+        super().__init__(image, **options)
+        self.centre = nn.Parameter(torch.ones(3))
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        return gaussian_log_prob(z, self.centre)
+
+    def sample_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        return self.centre + super().sample_prior(n, generator)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        z, log_q = self.posterior(batch.x).draw(1)
+        recon, kl = self.likelihood.nll(self.logits(z[0]), batch.x), (log_q - self.log_prior(z))[0]
+        return {"loss": (recon + kl).mean(), **self.elbo_terms(recon, kl)}
+
+    def sample(self, n: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        return self.decode(super().sample_prior(n, generator))
+
+
+class CovariancePenalty(Plain):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        terms = super().loss(batch)
+        penalty = covariance(self.encode(batch.x)[0]).square().sum()
+        return terms | {"loss": terms["loss"] + penalty, "penalty": penalty}
+
+
+class GrowsWithTheBatch(Plain):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        terms = super().loss(batch)
+        return terms | {"loss": terms["loss"] + self.encode(batch.x)[0].var() * len(batch.x) ** 0.5}
+
+
+class DetachedLatent(Plain):
+    def logits(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return super().logits(z.detach(), y)
+
+
+class ZeroTimesKL(Plain):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        out = self(batch.x)
+        recon, kl = self.likelihood.nll(out.logits, batch.x), gaussian_kl(out.mu, out.logvar)
+        return {"loss": (recon + 0 * kl).mean(), **self.elbo_terms(recon, kl)}
+
+
+class FrozenEncoder(Plain):
+    def __init__(self, image: ImageSpec, **options: Any) -> None:
+        super().__init__(image, **options)
+        for module in (self.encoder, self.to_mu, self.to_logvar):
+            module.requires_grad_(False)
+
+
+class CountsInEvaluation(Plain):
+    def __init__(self, image: ImageSpec, **options: Any) -> None:
+        super().__init__(image, **options)
+        self.register_buffer("seen", torch.zeros(()))
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        self.seen += 1
+        return super().loss(batch)
+
+
+class RemembersImages(Plain):
+    def __init__(self, image: ImageSpec, **options: Any) -> None:
+        super().__init__(image, **options)
+        self.register_buffer("mean", torch.zeros(image.shape))
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        self.mean.lerp_(x.detach().mean(0), 0.1)
+        return super().encode(x - self.mean, y)
+
+
+class SamplesChangeIt(Plain):
+    def __init__(self, image: ImageSpec, **options: Any) -> None:
+        super().__init__(image, **options)
+        self.register_buffer("drawn", torch.zeros(()))
+
+    def sample(self, n: int, y: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+        self.drawn += n
+        return super().sample(n, y, generator)
+
+
+class WithoutLogK(Plain):
+    def log_likelihood(self, x: Tensor, k: int, y: Tensor | None = None) -> Tensor:
+        return super().log_likelihood(x, k, y) + math.log(k)
+
+
+class BoundAboveTheLikelihood(Plain):
+    def elbo_terms(self, recon: Tensor, kl: Tensor) -> dict[str, Tensor]:
+        return super().elbo_terms(recon, kl) | {"elbo": -recon.mean()}
+
+
+class MeanOverPixels(Plain):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        out = self(batch.x)
+        recon, kl = (out.recon - batch.x).square().mean(), gaussian_kl(out.mu, out.logvar).mean()
+        return {"loss": recon + kl, "recon": recon, "kl": kl}
+
+
+class NotANumberForOne(Plain):
+    batch_terms = ("loss",)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        terms = super().loss(batch)
+        return terms | {"loss": terms["loss"] + self.encode(batch.x)[0].var(0).sum()}
+
+
+class EvenBatchesOnly(Plain):
+    batch_terms = ("loss",)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        first, second = batch.x.view(2, len(batch.x) // 2, *self.image.shape)
+        return super().loss(batch) | {"loss": super().loss(Batch(first))["loss"] + 0 * second.mean()}
+
+
+class CriticWithoutASignal(TwoPlayers):
+    def critic_loss(self, batch: Batch) -> dict[str, Tensor]:
+        told = self.critic(self(batch.x).z)
+        return {"loss": (told - told).square().mean()}
+
+
+class LabelsIgnored(Plain):
+    needs_labels = True
+
+    def __init__(self, image: ImageSpec, **options: Any) -> None:
+        super().__init__(image, **options)
+        self.from_latent = self.features_from(self.latent_dim)
+        self.encoder = nn.Sequential(_FirstChannels(image.channels), *self.encoder)
+
+
+class _FirstChannels(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, x[:, :1]], 1)
+
+
+@pytest.mark.parametrize(
+    ("variant", "complaint"),
+    [
+        (FlippedKL, "the term 'kl' is .*: a sign"),
+        (VarianceForDeviation, "is sigma confused with its square"),
+        (IgnoresItsPrior, "sample does not decode a draw of sample_prior"),
+        (CovariancePenalty, "the term '(loss|penalty)' is .* for a batch, but"),
+        (GrowsWithTheBatch, "the term 'loss' is .* for a batch, but"),
+        (DetachedLatent, "is z detached"),
+        (ZeroTimesKL, "is the KL in the loss, and not times 0"),
+        (FrozenEncoder, "are its parameters frozen"),
+        (CountsInEvaluation, "the buffer seen changes in evaluation"),
+        (RemembersImages, "the buffer mean changes in evaluation|gives two results"),
+        (SamplesChangeIt, "the buffer drawn changes in evaluation"),
+        (WithoutLogK, "subtract log k"),
+        (BoundAboveTheLikelihood, "the term 'elbo' is .*: a constant left out"),
+        (MeanOverPixels, "sum over pixels, do not average"),
+        (NotANumberForOne, "is nan for a batch of 1"),
+        (EvenBatchesOnly, "loss can't take a batch of 1"),
+        (CriticWithoutASignal, "the gradient of critic_loss is zero"),
+        (LabelsIgnored, "reconstructions are the same whatever the labels"),
+    ],
+)
+def test_check_variant_finds_what_is_wrong_in_the_numbers(variant: type[GaussianVAE], complaint: str) -> None:
+    check_contract(variant) if variant is not RemembersImages else None
+    with pytest.raises(AssertionError, match=complaint):
+        check_variant(variant)
+
+
+@pytest.mark.parametrize("name", ["beta_capacity", "sigma", "swae", "dip_i", "dip_ii", "beta_tc", "info", "wae_mmd"])
+def test_terms_of_a_batch_must_be_declared(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = small(name, recon="mse")
+    check_variant(name, **options)
+    monkeypatch.setattr(VARIANTS.lookup(name).target, "batch_terms", ())
+    with pytest.raises(AssertionError, match="is .* for a batch, but"):
+        check_variant(name, **options)
+
+
 # ---- formulas
 
 
@@ -474,6 +674,7 @@ def ten_losses(name: str) -> tuple[list[float], float]:
             terms["loss"].backward()
             optimizer.step()
             optimizer.zero_grad()
+            model.after_turn(player)
             if player == "vae":
                 losses.append(terms["loss"].item())
                 # The elbo is another sum, with constants that the loss may lack.

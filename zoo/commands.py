@@ -14,7 +14,7 @@ from pathlib import Path
 
 from zoo.errors import Diverged, Undelivered, UserError, crash
 
-COMMANDS = ("train", "evaluate", "sample", "list", "describe", "suite", "leaderboard", "reference")
+COMMANDS = ("train", "evaluate", "sample", "list", "describe", "check", "suite", "leaderboard", "reference")
 EPILOG = """examples:
   python run.py --config configs/mlp_mnist.yaml                     train on MNIST, then evaluate
   accelerate launch run.py --config configs/vanilla_celeba.yaml     the same on every GPU there is
@@ -24,6 +24,7 @@ EPILOG = """examples:
   python run.py sample runs/mlp_mnist_z20_s28_1 --n 64 --out samples.png
   python run.py list                                                all variants
   python run.py describe beta                                       equation, options, departures from the paper
+  python run.py check my_vae.py                                     try a variant of your own
   python run.py suite configs/suites/mnist.yaml                     a grid of variants, data sets and seeds
   python run.py leaderboard runs --out leaderboard                  compare all finished runs
   python run.py reference runs/mlp_mnist_z20_s28_1                  hold a run against published numbers
@@ -67,6 +68,10 @@ def parser() -> argparse.ArgumentParser:
     describe = commands.add_parser("describe", help="a variant's equation, options and departures from its paper")
     describe.add_argument("name")
     describe.add_argument("--plugin", action="append", default=[], help="file or module with variants of your own")
+
+    check = commands.add_parser("check", help="try a variant of your own: what it must do, and what it gets wrong")
+    check.add_argument("plugin", help="file or module with the variant, such as my_vae.py, or a name of the zoo's")
+    check.add_argument("overrides", nargs="*", metavar="key=value", help="options of the variant, such as net=mlp")
 
     suite = commands.add_parser("suite", help="train and score a grid of runs; run again, it goes on where it ended")
     suite.add_argument("suite", type=Path, help="YAML file, such as configs/suites/quickstart.yaml")
@@ -216,6 +221,31 @@ def run_describe(arguments: argparse.Namespace) -> int:
     for term, meaning in page.terms.items():
         print(textwrap.fill(f"{term}: {meaning}", 100, initial_indent="  ", subsequent_indent=" " * 6))
     return 0
+
+
+def run_check(arguments: argparse.Namespace) -> int:
+    """Run every check on a plugin's variants, or on one of the zoo's; exit code 1 if any fails."""
+    from zoo.base import VARIANTS
+    from zoo.config import apply_overrides
+    from zoo.registry import load_plugin
+    from zoo.testing import verdicts
+
+    names = [arguments.plugin]
+    if arguments.plugin not in VARIANTS:
+        load_plugin(arguments.plugin)
+        names = [name for name, _ in registered_names(_plugin_file(arguments.plugin))]
+        if not names:
+            raise UserError(f'{arguments.plugin} registers no variant: write @register("name") above its class')
+    failed = 0
+    for name in names:
+        print(f"{name}:")
+        for sentence, fault in verdicts(name, **apply_overrides({}, arguments.overrides)):
+            print(f"  {'FAILS' if fault else 'ok   '}  {sentence}", flush=True)
+            if fault:
+                print(textwrap.fill(fault, 100, initial_indent=" " * 9, subsequent_indent=" " * 9))
+            failed += bool(fault)
+    print(f"{failed} check{'s' if failed != 1 else ''} failed" if failed else "all checks passed")
+    return 1 if failed else 0
 
 
 def run_suite(arguments: argparse.Namespace) -> int:

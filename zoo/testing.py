@@ -12,22 +12,21 @@ write only what your test is about.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo.base import UNIT, BaseVAE, Batch, ImageSpec, VAEOutput, random_batch
 from zoo.config import ModelConfig
 from zoo.engine.checkpoint import load, weights_of, write_weights
 from zoo.engine.rehearsal import check_players, images_fault, loss_name, own_parameters_alone, terms_fault
-from zoo.errors import PluginError
 from zoo.models import create, missing_methods, preferred_range
 from zoo.parts.distributions import gaussian_kl, gaussian_sample, standard_normal
+from zoo.properties import CHECKS, build_larger, check_pixels, check_properties, differing_images
 
 
 class StubVAE(BaseVAE):
@@ -76,7 +75,7 @@ class StubVAE(BaseVAE):
 
 
 def check_variant(variant: str | type[BaseVAE], image: ImageSpec | None = None, **options: Any) -> None:
-    """Build a variant on tiny random images, and check all that the loop and the benchmarks count on.
+    """Build a variant on tiny images, and check all that the loop and the benchmarks count on, and its numbers.
 
     Args:
         variant: A registered name, or a class. Only a name can be saved and loaded, so only then is that checked.
@@ -85,28 +84,80 @@ def check_variant(variant: str | type[BaseVAE], image: ImageSpec | None = None, 
         **options: The variant's, and its net's.
 
     Raises:
-        AssertionError: one sentence about the first thing that is wrong.
+        AssertionError: one sentence about the first thing that is wrong, and what usually causes it.
+    """
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        model = check_contract(variant, image, **options)
+        check_properties(model, variant, options)
+
+
+def check_contract(variant: str | type[BaseVAE], image: ImageSpec | None = None, **options: Any) -> BaseVAE:
+    """Check what the loop and the benchmarks count on: shapes, ranges, players, noise, saving; see `check_variant`.
+
+    Returns:
+        The model, in evaluation mode.
     """
     if image is None:
         pixel_range = preferred_range(variant, options) if isinstance(variant, str) else UNIT
         image = ImageSpec(3, 16, 16, pixel_range, classes=5, train_size=100)
     with torch.random.fork_rng(devices=[]):
-        model = check_building(variant, image, options)
-        try:
+        with torch.enable_grad():
+            model = check_building(variant, image, options)
             check_players(model)
-        except PluginError as error:
-            raise AssertionError(str(error)) from None
-        batch = random_batch(image)
-        check_losses(model, batch)
-        check_gradients(model, batch)
+            batch = random_batch(image)
+            check_losses(model, batch)
+            check_gradients(model, batch)
         model.eval()
         with torch.no_grad():
             check_shapes(model, batch)
             check_samples(model, batch)
             check_noise(model, batch)
-            check_halves(model, batch)
             if isinstance(variant, str):
                 check_saving(model, batch, ModelConfig(name=variant, **options))
+    return model
+
+
+def verdicts(variant: str, **options: Any) -> Iterator[tuple[str, str]]:
+    """Run every check of a registered variant, and go on after one that fails.
+
+    Yields:
+        What a check stands for, in one sentence, and what is wrong; that is empty where nothing is.
+    """
+    image = ImageSpec(3, 16, 16, preferred_range(variant, options), classes=5, train_size=100)
+    with torch.random.fork_rng(devices=[]):
+        model = check_building(variant, image, options)
+        check_players(model)
+        torch.manual_seed(0)
+        noise, differing = random_batch(image), differing_images(image)
+        model.progress.fill_(0.5)
+        learning: tuple[Callable[..., None], ...] = (check_losses, check_gradients)
+        for check in learning:
+            yield _sentence(check), _fault(check, copy.deepcopy(model), noise)
+        model.eval()
+        with torch.no_grad():
+            for check in (check_shapes, check_samples, check_noise):
+                yield _sentence(check), _fault(check, copy.deepcopy(model), noise)
+            config = ModelConfig(name=variant, **options)
+            yield _sentence(check_saving), _fault(check_saving, copy.deepcopy(model), noise, config)
+            for check in CHECKS:
+                yield _sentence(check), _fault(check, copy.deepcopy(model), differing)
+            larger = build_larger(variant, model, options)
+            if larger is not None:
+                yield _sentence(check_pixels), _fault(check_pixels, model, larger)
+
+
+def _sentence(check: Callable[..., None]) -> str:
+    return (check.__doc__ or check.__name__).split("\n\n")[0]
+
+
+def _fault(check: Callable[..., None], *arguments: Any) -> str:
+    try:
+        check(*arguments)
+    except AssertionError as error:
+        return str(error)
+    except Exception as error:  # an author's code may raise anything
+        return f"{type(error).__name__}: {error}"
+    return ""
 
 
 def check_building(variant: str | type[BaseVAE], image: ImageSpec, options: dict[str, Any]) -> BaseVAE:
@@ -137,6 +188,7 @@ def check_losses(model: BaseVAE, batch: Batch) -> None:
             for name, term in terms.items():
                 what = f"the term {name!r} of {loss_name(player)}"
                 assert term.isfinite(), f"{what} is {term.item()} at progress {progress:g}"
+            model.after_turn(player)
 
 
 def check_gradients(model: BaseVAE, batch: Batch) -> None:
@@ -156,6 +208,7 @@ def check_gradients(model: BaseVAE, batch: Batch) -> None:
                 elif parameter.requires_grad:
                     assert grad is not None, f"{name} takes no part in {method}, the loss that should train it"
                     assert grad.isfinite().all(), f"the gradient of {method} in {name} is not finite"
+            model.after_turn(player)
 
 
 def check_shapes(model: BaseVAE, batch: Batch) -> None:
@@ -201,26 +254,6 @@ def check_noise(model: BaseVAE, batch: Batch) -> None:
         assert not differs, "generate gives two results for the same images, but the variant says `stochastic = False`"
 
 
-def check_halves(model: BaseVAE, batch: Batch) -> None:
-    """Once noise is out of the way, a batch's terms are the means of its halves': a batch's size changes no loss.
-
-    The variant's own `batch_terms` are left out.
-    """
-    x, y = batch
-    half = len(x) // 2
-    with _ConstantNoise():
-        whole = model.loss(batch)
-        halves = [model.loss(Batch(x[part], y if y is None else y[part])) for part in (slice(half), slice(half, None))]
-    for name, term in whole.items():
-        if name in model.batch_terms:
-            continue
-        mean = (halves[0][name] + halves[1][name]) / 2
-        assert torch.allclose(term, mean, rtol=1e-4, atol=1e-5), (
-            f"the term {name!r} is {term:g} for a batch, but {mean:g} on average for its two halves: "
-            "terms are means over the batch, of sums over pixels or dimensions, unless `batch_terms` names them"
-        )
-
-
 def check_saving(model: BaseVAE, batch: Batch, config: ModelConfig) -> None:
     """A saved model comes back as it was."""
     with TemporaryDirectory() as folder:
@@ -231,16 +264,6 @@ def check_saving(model: BaseVAE, batch: Batch, config: ModelConfig) -> None:
         assert torch.equal(buffer, loaded.get_buffer(name)), f"the buffer {name} is not saved with the model"
     same = torch.equal(model.reconstruct(*batch), loaded.reconstruct(*batch))
     assert same, "a model that was saved and loaded gives other reconstructions: some state is not in its state_dict"
-
-
-class _ConstantNoise(TorchDispatchMode):
-    """Within it, everything random comes out the same: 0.5, or 0 for whole numbers."""
-
-    def __torch_dispatch__(self, func: Any, types: Iterable[type], args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        if torch.Tag.nondeterministic_seeded in func.tags and isinstance(result, Tensor):
-            result.fill_(0.5 if result.is_floating_point() else 0)
-        return result
 
 
 def _terms(model: BaseVAE, batch: Batch, player: str) -> dict[str, Tensor]:
