@@ -66,6 +66,14 @@ def test_the_layout_changes_no_result(tmp_path: Path) -> None:
     assert means[0] == pytest.approx(means[1], rel=1e-4)
 
 
+@pytest.mark.parametrize(("variant", "told"), [("dip_i", True), ("mlp", False)])
+def test_a_batch_that_is_split_for_its_terms_is_told(tmp_path: Path, variant: str, told: bool) -> None:
+    model = {"name": variant, **small(variant)}
+    whole, split = (set_up(make_config(tmp_path / "r", model=model, accumulate=n)).choices() for n in (1, 4))
+    assert "terms of a batch" not in whole
+    assert ("terms of a batch over 8 images" in split) == told
+
+
 def test_the_choices_are_told_in_one_line(tmp_path: Path) -> None:
     made = set_up(make_config(tmp_path / "r", model=CONV))
     assert made.choices() == "cpu, 1 process, 1 thread, precision no, channels-last, fused adam"

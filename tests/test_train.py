@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import zoo
-from tests.runs import digest, make_config, rows, run, settings
+from tests.runs import digest, make_config, rows, run, settings, small
 from zoo.base import Batch
 from zoo.config import Config, check, load_config
 from zoo.data import dequantise, evaluation_batches, random_crop
@@ -172,6 +172,18 @@ def trainer(config: Config) -> Trainer:
 
 def one_batch(t: Trainer) -> tuple[torch.Tensor, torch.Tensor | None]:
     return t.run.data.train.batch(torch.arange(32))
+
+
+def test_a_codebook_learns_once_a_step_from_all_micro_batches(tmp_path: Path) -> None:
+    model = {"name": "vq", **small("vq")}
+    codes = []
+    for accumulate in (1, 4):
+        t = trainer(make_config(tmp_path / "r", model=model, accumulate=accumulate))
+        t.take_step(*one_batch(t))
+        quantizer = t.model.get_submodule("quantizer")
+        codes.append((quantizer.get_buffer("counts"), quantizer.get_buffer("sums")))
+    for one, four in zip(*codes, strict=True):
+        torch.testing.assert_close(one, four)
 
 
 def moved_by(t: Trainer) -> dict[str, list[torch.nn.Parameter]]:
