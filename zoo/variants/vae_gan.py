@@ -67,8 +67,7 @@ class VAEGAN(GaussianVAE):
     """
 
     players = ("vae", "discriminator")
-    # The rate, 3e-4 in the paper, is the run's.
-    optimizers = dict.fromkeys(players, {"name": "rmsprop", "betas": (0.0, 0.9)})
+    optimizers = dict.fromkeys(players, {"name": "rmsprop", "betas": (0.0, 0.9)})  # at 3e-4; here the run's lr
     settled = ("beta", "reduction")
     log_likelihood = BaseVAE.log_likelihood
 
@@ -83,9 +82,7 @@ class VAEGAN(GaussianVAE):
         **options: Any,
     ) -> None:
         super().__init__(image, net=net, **options)
-        self.feature_weight = feature_weight
-        self.gan_weight = gan_weight
-        self.n_critic = n_critic
+        self.feature_weight, self.gan_weight, self.n_critic = feature_weight, gan_weight, n_critic
         net_options = {name: value for name, value in options.items() if name not in signature_options(GaussianVAE)}
         self.discriminator = Discriminator(build_net(net, image, **net_options).encoder, self.features)
 
