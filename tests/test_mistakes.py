@@ -122,6 +122,40 @@ MODELS: dict[str, tuple[str, str]] = {
         returning("terms | {'beta': 4.0}"),
         r"the term 'beta' of Mine.loss is a float, not a tensor: write batch.x.new_tensor\(beta\)",
     ),
+    "a term that logs would overwrite": (
+        returning("terms | {'epoch_loss': terms['loss']}"),
+        "the term 'epoch_loss' of Mine.loss can't have this name",
+    ),
+    "a term is a dict": (
+        returning("terms | {'parts': {}}"),
+        r"the term 'parts' of Mine.loss is a dict, not a tensor \(",
+    ),
+    "plays returns nothing": (
+        variant("def plays(self, player, step): pass"),
+        "Mine.plays returns None; it must return True or False",
+    ),
+    "a player twice": (variant('players = ("vae", "vae")'), r"Mine.players names a player twice: \('vae', 'vae'\)"),
+    "another optimizer's setting": (
+        variant('optimizers = {"vae": {"learning_rate": 1e-4}}'),
+        r"Mine.optimizers\['vae'\]: learning_rate: .* Known: name, lr",
+    ),
+    "an optimizer of nobody": (
+        variant('optimizers = {"critic": {"lr": 1e-4}}'),
+        "Mine.optimizers has settings of 'critic', which is no player of it",
+    ),
+    "an unknown annotation": (
+        variant("def __init__(self, image, *, gamma: 'Positive' = 1.0, **o):\n    super().__init__(image, **o)"),
+        r"an annotation of Mine.__init__ names 'Positive', which is not known there",
+    ),
+    "another image": (
+        variant("def __init__(self, image, **o):\n    super().__init__(image, **o)\n    self.image = None"),
+        r"Mine.__init__ \(.*mine.py:13\) sets self.image, which must stay what it was given",
+    ),
+    "exit in a plugin": ("\nexit(5)\n", r"somebody's code ended the program by exit\(5\) \(.*mine.py:11\)"),
+    "exit in a loss": (
+        variant("def loss(self, batch):\n    exit('bye')"),
+        r"somebody's code ended the program by exit\('bye'\) \(.*mine.py:14\)",
+    ),
     "loss is detached": (
         returning("{'loss': terms['loss'].detach()}"),
         "the term 'loss' of Mine.loss has no gradient to what player 'vae' owns",
@@ -407,7 +441,27 @@ DATA_WRONG: dict[str, tuple[str, str]] = {
     ),
     "labels without names": (
         f"return Source(Images({PIXELS}, torch.arange(40)), class_names=('a', 'b'))",
-        "Source has 2 class names, but train has the label 39",
+        "Source has 2 class names, the first for label 0, but train has the label 39",
+    ),
+    "a label below 0": (
+        f"return Source(Images({PIXELS}, torch.arange(40) % 3 - 1), class_names=('a', 'b', 'c'))",
+        "Source has 3 class names, the first for label 0, but train has the label -1",
+    ),
+    "a test split without labels": (
+        f"return Source(Images({PIXELS}, torch.zeros(40).long()), Images({PIXELS}), class_names=('a',))",
+        "Source's test images have no labels, and its train images labels",
+    ),
+    "a test split of another size": (
+        f"return Source(Images({PIXELS}), Images({PIXELS}[..., 1:]))",
+        "Source's test images are 3 x 16 x 15, and its train images 3 x 16 x 16",
+    ),
+    "names without labels": (
+        f"return Source(Images({PIXELS}), class_names=('a',))",
+        "Source has class_names or attribute_names, but its images have no labels",
+    ),
+    "names in one text": (
+        f"return Source(Images({PIXELS}, torch.zeros(40).long()), class_names='abc')",
+        "Source's class_names or attribute_names is one text, 'abc', not a tuple of names",
     ),
     "raises": ("return open('/nowhere')", r"mine raised FileNotFoundError: .* \(.*mine.py:13, in mine\)"),
 }
@@ -438,9 +492,30 @@ SCORES_WRONG: dict[str, tuple[str, str]] = {
         r"no mine: mine returned a float, not a dict; .* named scores, as \{\"mine\": Score\(.* \(.*mine.py:11\)",
     ),
     "a dict of floats": (METRIC.format("return {'mine': 3.0}"), "no mine: mine returned a dict with a float in it"),
-    "a score of a tensor": (
-        METRIC.format("return {'mine': Score(torch.ones(1), '', True, '', 1)}"),
-        "no mine: mine returned a Score whose value is a Tensor, not a number",
+    "a score of a text": (
+        METRIC.format("return {'mine': Score('3', '', True, '', 'all')}"),
+        "no mine: mine returned a dict with a Score whose value or n is no number, but '3' and 'all'",
+    ),
+    "a score in the wrong order": (
+        METRIC.format("return {'mine': Score(3.0, True, '', 'p', 1)}"),
+        "no mine: mine returned a dict with a Score whose unit is True, not a text",
+    ),
+    "a score that is no number": (
+        METRIC.format("return {'mine': Score(float('nan'), '', True, 'p', 1)}"),
+        "no mine: mine returned a dict with a Score whose value is nan",
+    ),
+    "no scores": (METRIC.format("return {}"), "no mine: mine returned an empty dict; it must return named scores"),
+    "another metric's row": (
+        METRIC.format("return {'psnr': Score(3.0, '', True, 'p', 1)}"),
+        "no mine: mine returned the row 'psnr', which another metric has written already",
+    ),
+    "a sampler of bytes": (
+        SAMPLER.format("return lambda n, y, generator: torch.zeros(n, 1, 8, 8).byte()"),
+        "no prdc_lenet: sampler 'mine': what mine returned draws images of uint8, not of float32",
+    ),
+    "a sampler out of range": (
+        SAMPLER.format("return lambda n, y, generator: 255 * torch.ones(n, 1, 8, 8)"),
+        r"sampler 'mine': what mine returned draws images from 255 to 255, and the model's lie in \[0, 1\]",
     ),
     "raises": (METRIC.format("1 / 0"), r"no mine: mine raised ZeroDivisionError: .* \(.*mine.py:13, in mine\)"),
     "a sampler that returns a float": (
@@ -481,6 +556,21 @@ def test_a_metrics_mistake_costs_nothing_but_the_metric(
     metrics = read_results(tmp_path / "r")["metrics"]
     assert {"loss", "psnr", "mse"} <= set(metrics) and "mine" not in metrics
     assert rows(tmp_path / "r")[-1]["step"] == 2
+
+
+def test_a_metric_may_return_numbers_of_numpy_and_torch(
+    attempt: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    scores = (
+        "return {'mine': Score(np.float32(3), '', True, 'p', np.int64(1)), 'b': Score(torch.ones(()), '', None, '', 1)}"
+    )
+    text = METRIC.format(f"subject.notes['shares'] = torch.ones(2)\n    {scores}")
+    code, _, error = attempt(text, benchmark={"metrics": ["mine"]})
+    assert code == 0, error
+    results = read_results(tmp_path / "r")
+    assert results["metrics"]["mine"]["value"] == 3 and results["metrics"]["b"]["value"] == 1
+    assert results["shares"] == [1, 1]
+    assert main(["evaluate", str(tmp_path / "r"), "--again"]) == 0, "its own rows may be written again"
 
 
 def test_one_broken_sampler_leaves_the_others(attempt: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:

@@ -133,7 +133,8 @@ class BaseVAE(nn.Module, ABC):
         super().__init__()
         if self.needs_labels and not image.label_dim:
             raise UserError(
-                f"{type(self).__name__} needs labels, but the data has none: choose data with classes or attributes"
+                f"{type(self).__name__} needs labels, but the data has none: choose data with classes or attributes "
+                "(a data set of yours must name them: class_names or attribute_names)"
             )
         self.image = image
         self.register_buffer("progress", torch.zeros(()))

@@ -11,6 +11,7 @@ import os
 import sys
 import textwrap
 from pathlib import Path
+from traceback import extract_tb
 
 from zoo.errors import Diverged, Undelivered, UserError, crash
 
@@ -98,6 +99,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         return globals()[f"run_{arguments.command}"](arguments)
+    except SystemExit as error:  # no command of ours does this
+        frames = [frame for frame in extract_tb(error.__traceback__) if "_sitebuiltins" not in frame.filename]
+        where = f"{frames[-1].filename}:{frames[-1].lineno}"
+        print(f"error: somebody's code ended the program by exit({error.code!r}) ({where})", file=sys.stderr)
+        return UserError.exit_code
     except (UserError, Diverged, Undelivered) as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)

@@ -25,5 +25,10 @@ def write_results(out: Path, results: dict[str, Any]) -> None:
     old = read_results(out)
     merged = old | results | {"metrics": old.get("metrics", {}) | results.get("metrics", {})}
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(merged, indent=1) + "\n")
+    partial.write_text(json.dumps(merged, indent=1, default=_plain) + "\n")
     os.replace(partial, path)
+
+
+def _plain(thing: object) -> object:
+    """Write arrays and tensors, which JSON does not know, as lists, and all else as text."""
+    return thing.tolist() if hasattr(thing, "tolist") else str(thing)

@@ -76,6 +76,8 @@ def _build(cls: type[BaseVAE], image: ImageSpec, options: dict[str, Any]) -> Bas
         raise crash(f"{cls.__name__}.__init__", error, cls) from error
     if not _has_begun(model):
         raise _no_super(cls)
+    if getattr(model, "image", None) != image:
+        raise PluginError(f"{cls.__name__}.__init__ ({place(cls)}) sets self.image, which must stay what it was given")
     return model
 
 

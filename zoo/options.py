@@ -9,7 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from zoo.errors import UserError
+from zoo.errors import PluginError, UserError, place
 from zoo.registry import constructors, did_you_mean
 
 
@@ -22,7 +22,13 @@ def signature_options(target: Callable[..., Any]) -> dict[str, inspect.Parameter
     """
     options: dict[str, inspect.Parameter] = {}
     for function, parameters in constructors(target):
-        hints = get_type_hints(function, include_extras=True)
+        try:
+            hints = get_type_hints(function, include_extras=True)
+        except NameError as error:
+            raise PluginError(
+                f"an annotation of {function.__qualname__} names {error.name!r}, which is not known there "
+                f"({place(function)})"
+            ) from error
         for parameter in parameters:
             if parameter.kind is parameter.KEYWORD_ONLY:
                 hint = hints.get(parameter.name, Any)

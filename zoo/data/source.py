@@ -153,10 +153,30 @@ class Source:
             images = getattr(self, split)
             if not isinstance(images, Images) and not (images is None and split != "train"):
                 raise PluginError(f"Source({split}=…) is {described(images)}, and must be Images: {_advice(images)}")
-            labels = None if images is None else images.labels
-            most = int(labels.max()) if labels is not None and labels.ndim == 1 and len(labels) else 0
-            if self.class_names and most >= len(self.class_names):
-                raise PluginError(f"Source has {len(self.class_names)} class names, but {split} has the label {most}")
+            if images is not None:
+                self._check_split(split, images)
+
+    def _check_split(self, split: str, images: Images) -> None:
+        labels, named = images.labels, self.class_names or self.attribute_names
+        if images.shape != self.train.shape:
+            shapes = [" x ".join(map(str, each.shape)) for each in (images, self.train)]
+            raise PluginError(f"Source's {split} images are {shapes[0]}, and its train images {shapes[1]}")
+        if isinstance(named, str):
+            raise PluginError(f"Source's class_names or attribute_names is one text, {named!r}, not a tuple of names")
+        if (labels is None) != (self.train.labels is None):
+            which = ("no labels", "labels") if labels is None else ("labels", "no labels")
+            raise PluginError(f"Source's {split} images have {which[0]}, and its train images {which[1]}")
+        if named and labels is None:
+            raise PluginError("Source has class_names or attribute_names, but its images have no labels")
+        if labels is None or not len(labels):
+            return
+        if self.class_names and labels.ndim == 1:
+            for label in (int(labels.min()), int(labels.max())):
+                if not 0 <= label < len(self.class_names):
+                    names = f"{len(self.class_names)} class names, the first for label 0"
+                    raise PluginError(f"Source has {names}, but {split} has the label {label}")
+        elif labels.shape[1:] != self.train.labels.shape[1:]:  # type: ignore[union-attr]
+            raise PluginError(f"Source's {split} labels are {list(labels.shape)}, unlike train's")
 
 
 def source_of(returned: object, function: str) -> Source:

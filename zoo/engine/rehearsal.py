@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from zoo.base import BaseVAE, Batch, VAEOutput, random_batch
+from zoo.config import PlayerOptimizer
 from zoo.errors import PluginError, UserError, crash, is_ours, place
 
 IMAGES = 4  # BatchNorm needs two, and a loss that compares two halves of a batch two of each
@@ -55,6 +57,18 @@ def check_players(model: BaseVAE) -> None:
     name, where = type(model).__name__, place(type(model))
     if isinstance(model.players, str) or "vae" not in model.players:
         raise PluginError(f"{name}.players is {model.players!r}, not a tuple such as ('vae', 'critic') ({where})")
+    if len(set(model.players)) < len(model.players):
+        raise PluginError(f"{name}.players names a player twice: {model.players!r} ({where})")
+    for player, settings in model.optimizers.items():
+        if player not in model.players:
+            raise PluginError(f"{name}.optimizers has settings of {player!r}, which is no player of it ({where})")
+        try:
+            PlayerOptimizer.model_validate(settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            fault = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+            known = ", ".join(PlayerOptimizer.model_fields)
+            raise PluginError(f"{name}.optimizers[{player!r}]: {fault}. Known: {known} ({where})") from error
     for player in model.players:
         method = loss_name(player)
         if not callable(getattr(model, method, None)):
@@ -92,9 +106,12 @@ def terms_fault(method: str, terms: object) -> str:
     for name, term in terms.items():
         what = f"the term {name!r} of {method}"
         if not isinstance(name, str):
-            return f"{what} has a {type(name).__name__} for a name, not a string"
+            return f"{what} has {_kind(name)} for a name, not a string"
+        if name == "epoch" or name.startswith("epoch_"):
+            return f"{what} can't have this name: means over an epoch are logged so"
         if not isinstance(term, Tensor):
-            return f"{what} is {_kind(term)}, not a tensor: write batch.x.new_tensor({name})"
+            advice = f": write batch.x.new_tensor({name})" if isinstance(term, int | float) else ""
+            return f"{what} is {_kind(term)}, not a tensor{advice}"
         if term.shape != ():
             return f"{what} has shape {list(term.shape)}; it must be a scalar: take its mean over the batch"
     return ""
@@ -149,7 +166,9 @@ def _try_turn(model: BaseVAE, player: str, batch: Batch, precision: str) -> None
     """Take a player's loss and its gradient, as at the first step."""
     name = loss_name(player)
     method, loss_of = _named(model, name), getattr(model, name)
-    _call(model, "plays", model.plays, player, 0)
+    plays = _call(model, "plays", model.plays, player, 0)
+    if not isinstance(plays, bool):
+        _demand(f"{_named(model, 'plays')} returns {_kind(plays)}; it must return True or False", model, "plays")
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     with own_parameters_alone(model, player) as own:
         with torch.autocast(model.device.type, dtype, enabled=precision != "no"):

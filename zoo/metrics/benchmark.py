@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from numbers import Real
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from zoo.config import Config
-from zoo.errors import PluginError, UserError, crash, place
+from zoo.errors import PluginError, UserError, crash, is_ours, place
 from zoo.files import MODEL_FILE, RESULTS_FILE, read_results, write_results
 from zoo.metrics.core import METRICS, Score, Subject
 from zoo.metrics.samplers import SAMPLERS
@@ -68,14 +68,17 @@ def benchmark(out: Path, subject: Subject, metrics: Sequence[str], again: bool =
     for entry, options in bar:
         bar.set_postfix_str(entry.name)
         key = _key(weights, config, entry.name)
-        done = read_results(out).get("benchmarked", {}) if main else {}
-        [there] = broadcast_object_list([done.get(entry.name) == key and not again])
+        results = read_results(out) if main else {}
+        done, taken = results.get("benchmarked", {}), set(results.get("metrics", {}))
+        if entry.name in done:  # then its own rows are among them
+            taken = set()
+        there, taken = broadcast_object_list([done.get(entry.name) == key and not again, taken])
         if there:
             if main:
                 print(f"{entry.name}: already in {out / RESULTS_FILE}; --again computes it anew")
             continue
         try:
-            scores = _scores(entry, subject, options)
+            scores = _scores(entry, subject, options, taken)
         except UserError as error:
             if entry.name in EVERY_RUN:
                 raise
@@ -91,8 +94,15 @@ def benchmark(out: Path, subject: Subject, metrics: Sequence[str], again: bool =
     return failed + [f"samples from {name!r}" for name in broken]
 
 
-def _scores(entry: Entry[Any], subject: Subject, options: dict[str, Any]) -> dict[str, Score]:
-    """Call a metric, and see that it returns named scores: what it raises must not cost the run its other numbers."""
+def _scores(entry: Entry[Any], subject: Subject, options: dict[str, Any], taken: set[str]) -> dict[str, Score]:
+    """Call a metric, and see that it returns named scores: what it raises must not cost the run its other numbers.
+
+    Args:
+        entry: The metric; its result is only looked at closely if it is somebody else's than ours.
+        subject: What it is given.
+        options: Its options.
+        taken: Rows that other metrics have written.
+    """
     name = entry.target.__name__
     try:
         scores = entry.target(subject, **entry.defaults | options)
@@ -100,16 +110,45 @@ def _scores(entry: Entry[Any], subject: Subject, options: dict[str, Any]) -> dic
         raise
     except Exception as error:
         raise crash(name, error, entry.target) from error
-    if not isinstance(scores, dict):
-        what = f"returned a {type(scores).__name__}, not a dict"
-    elif wrong := [score for score in scores.values() if not isinstance(score, Score)]:
-        what = f"returned a dict with a {type(wrong[0]).__name__} in it"
-    elif wrong := [key for key, score in scores.items() if not isinstance(score.value, Real)]:
-        what = f"returned a Score whose value is a {type(scores[wrong[0]].value).__name__}, not a number, in a dict"
-    else:
+    if is_ours(entry.target):
         return scores
-    right = f'{{"{entry.name}": Score(value, unit, higher_is_better, protocol, n)}}'
-    raise PluginError(f"{name} {what}; it must return named scores, as {right} ({place(entry.target)})")
+    fault, checked = _fault(scores, taken)
+    if fault:
+        right = f'{{"{entry.name}": Score(value, unit, higher_is_better, protocol, n)}}'
+        raise PluginError(f"{name} returned {fault}; it must return named scores, as {right} ({place(entry.target)})")
+    return checked
+
+
+def _fault(scores: object, taken: set[str]) -> tuple[str, dict[str, Score]]:
+    """Return what is wrong with what a metric returned, or nothing; and its scores in Python's own numbers."""
+    if not isinstance(scores, dict) or not scores:
+        return "an empty dict" if scores == {} else f"a {type(scores).__name__}, not a dict", {}
+    checked = {}
+    for row, score in scores.items():
+        if not isinstance(score, Score):
+            return f"a dict with a {type(score).__name__} in it", {}
+        if row in taken:
+            return f"the row {row!r}, which another metric has written already", {}
+        fault, checked[row] = _plain(score)
+        if fault:
+            return f"a dict with a Score whose {fault}", {}
+    return "", checked
+
+
+def _plain(score: Score) -> tuple[str, Score]:
+    """Return what is wrong with a score's fields, or nothing; and the score in Python's own numbers."""
+    try:
+        score = replace(score, value=float(score.value), n=int(score.n))
+    except (TypeError, ValueError):
+        return f"value or n is no number, but {score.value!r} and {score.n!r}", score
+    if not math.isfinite(score.value):
+        return f"value is {score.value}", score
+    for field, kinds in (("unit", str), ("protocol", str), ("split", str), ("sampler", str | None)):
+        if not isinstance(getattr(score, field), kinds):
+            return f"{field} is {getattr(score, field)!r}, not a text", score
+    if not isinstance(score.higher_is_better, bool | None):
+        return f"higher_is_better is {score.higher_is_better!r}, not True, False or None", score
+    return "", score
 
 
 def _key(weights: str, config: Config, metric: str) -> str:

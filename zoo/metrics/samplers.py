@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from zoo.data import evaluation_batches
-from zoo.errors import PluginError, UserError, crash, place
+from zoo.errors import PluginError, UserError, crash, is_ours, place
 from zoo.metrics.core import Subject
 from zoo.parts.distributions import standard_normal
 from zoo.parts.priors import SecondStage
@@ -146,7 +146,19 @@ def sample_batches(subject: Subject, sampler: str, n: int, batch_size: int) -> I
                 f"sampler {sampler!r}: what {target.__name__} returned draws images of {found}, not "
                 f"{[size, *model.image.shape]} ({place(target)})"
             )
+        fault = "" if is_ours(target) else _images_fault(images, model.image.range)
+        if fault:
+            raise PluginError(f"sampler {sampler!r}: what {target.__name__} returned {fault} ({place(target)})")
         yield number, to_unit(images, model.image.range)
+
+
+def _images_fault(images: Tensor, range: tuple[float, float]) -> str:
+    if images.dtype != torch.float32:
+        return f"draws images of {str(images.dtype).removeprefix('torch.')}, not of float32"
+    low, high = range
+    least, most = images.min().item(), images.max().item()
+    inside = low - 1e-3 <= least and most <= high + 1e-3  # false, too, for what is no number
+    return "" if inside else f"draws images from {least:g} to {most:g}, and the model's lie in [{low:g}, {high:g}]"
 
 
 def _fitted(subject: Subject, sampler: str) -> Draw:
