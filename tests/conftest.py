@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from hypothesis import settings
+
+from zoo.commands import main
 
 torch.set_num_threads(1)
 settings.register_profile("zoo", deadline=None)  # a busy machine is no failure
@@ -32,3 +35,16 @@ def data_root() -> Path:
     if "DATA_ROOT" not in os.environ:
         pytest.skip("DATA_ROOT, with real data sets, is not set")
     return Path(os.environ["DATA_ROOT"])
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Run a command in this process; return its exit code, output and errors."""
+
+    def call(*argv: object) -> tuple[int, str, str]:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        code = main([str(word) for word in argv])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call

@@ -10,11 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from accelerate.state import AcceleratorState
 from PIL import Image
 
 from tests.runs import PLUGINS, ROOT, make_config, run, settings
-from zoo.commands import main
 
 VARIANTS = ("beta", "celeba", "conditional", "conv", "mlp", "mnist", "vanilla")
 
@@ -31,19 +29,6 @@ def conditional(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "conditional"
     run(make_config(out, "conditional", steps=3))
     return out
-
-
-@pytest.fixture
-def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Run a command in this process; return its exit code, output and errors."""
-
-    def call(*argv: object) -> tuple[int, str, str]:
-        AcceleratorState._reset_state(reset_partial_state=True)
-        code = main([str(word) for word in argv])
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["list"], ["train", "--help"]])
@@ -75,6 +60,8 @@ from zoo.parts.distributions import gaussian_kl
 
 @register("right_or_wrong_{sign}")
 class Mine(GaussianVAE):
+    settled = ("beta", "warmup", "free_bits", "reduction")
+
     def loss(self, batch: Batch):
         out = self(batch.x)
         recon, kl = self.likelihood.nll(out.logits, batch.x), {sign}gaussian_kl(out.mu, out.logvar)
@@ -88,15 +75,40 @@ def test_check_tells_right_from_wrong(cli: Callable[..., tuple[int, str, str]], 
         plugin.write_text(RIGHT.format(sign=sign))
         found, out, err = cli("check", plugin, "net=mlp", "hidden_dims=[16]", "latent_dim=3")
         assert (found, out.splitlines()[-1], err) == (code, last, "")
-        assert out.count("  ok   ") + out.count("  FAILS  ") == 20
+        assert out.count("  ok   ") + out.count("  FAILS  ") + out.count("  n/a  ") == 23
+        assert out.count("  n/a  ") == 2, "it has neither labels nor BatchNorm"
         assert ("a sign, a variance for its log, another prior?" in " ".join(out.split())) == bool(sign)
 
 
 def test_check_a_variant_of_the_zoo_and_none(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     assert cli("check", "mlp", "hidden_dims=[16]")[0] == 0
+    code, out, _ = cli("check", "--image", "1x28x28", "mnist")
+    assert code == 0 and out.startswith("mnist, on images of 1 x 28 x 28:")
+    code, _, err = cli("check", "mnist", "--image", "28x28")
+    assert code == 2 and "--image is '28x28', and must be channels, height and width, such as 1x28x28" in err
     (tmp_path / "empty.py").write_text("")
     code, _, err = cli("check", tmp_path / "empty.py")
     assert code == 2 and "registers no variant" in err
+
+
+def test_without_a_loss_there_is_nothing_else_to_check(
+    cli: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    plugin = tmp_path / "raises.py"
+    plugin.write_text(RIGHT.format(sign="").replace("right_or", "raises").replace("batch.x)", "batch.images)"))
+    code, out, _ = cli("check", plugin, "net=mlp", "hidden_dims=[16]")
+    assert code == 1 and out.count("FAILS") == 1 and "no attribute 'images'" in out and "1 check failed" in out
+
+
+def test_settings_may_stand_anywhere(cli: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    config.write_text("model: {name: mlp, hidden_dims: [8]}\ndata: {name: digits}\n")
+    code, out, _ = cli("train", "--config", config, "epochs=1", "--dry-run", "batch_size=7", "model.latent_dim=3")
+    assert code == 0 and "208 of 7 images" in out and "_z3_" in out
+    with pytest.raises(SystemExit):
+        cli("train", "--config", config, "epochs=1", "--dry", "--no-such-thing")
+    with pytest.raises(SystemExit):
+        cli("list", "epochs=1")
 
 
 def test_sample_and_evaluate(cli: Callable[..., tuple[int, str, str]], finished: Path, tmp_path: Path) -> None:

@@ -143,6 +143,15 @@ MODELS: dict[str, tuple[str, str]] = {
         variant('optimizers = {"critic": {"lr": 1e-4}}'),
         "Mine.optimizers has settings of 'critic', which is no player of it",
     ),
+    "settled is a text": (variant('settled = ("beta")'), r"Mine.settled is 'beta', not a tuple: write \('beta',\)"),
+    "settled is unknown": (
+        variant('settled = ("betta",)'),
+        r"Mine.settled names 'betta', which is no option of it \(.*mine.py\). Did you mean 'beta'",
+    ),
+    "batch_terms is a text": (
+        variant('batch_terms = ("loss")'),
+        r"Mine.batch_terms is 'loss', not a tuple: write \('loss',\)",
+    ),
     "an unknown annotation": (
         variant("def __init__(self, image, *, gamma: 'Positive' = 1.0, **o):\n    super().__init__(image, **o)"),
         r"an annotation of Mine.__init__ names 'Positive', which is not known there",

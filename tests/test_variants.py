@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 from tests.runs import SMALLER, small
-from zoo.base import SYMMETRIC, VARIANTS, Batch, ImageSpec, random_batch
+from zoo.base import SYMMETRIC, VARIANTS, BaseVAE, Batch, ImageSpec, random_batch
 from zoo.errors import UserError
 from zoo.families.gaussian import GaussianVAE
+from zoo.families.latent import LatentVAE
 from zoo.models import create, model_options, preferred_range
 from zoo.parts.distributions import gaussian_kl, gaussian_log_prob
 from zoo.parts.divergences import covariance
-from zoo.testing import check_contract, check_variant
+from zoo.testing import StubVAE, check_contract, check_variant
 from zoo.variants.beta import BetaVAE
 from zoo.variants.conditional import ConditionalVAE
 from zoo.variants.iwae import IWAE
@@ -439,6 +440,91 @@ class MeanOverPixels(Plain):
         return {"loss": recon + kl, "recon": recon, "kl": kl}
 
 
+class SubtractedKL(Plain):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        out = self(batch.x)
+        recon, kl = self.likelihood.nll(out.logits, batch.x), gaussian_kl(out.mu, out.logvar)
+        return {"loss": (recon - kl).mean(), **self.elbo_terms(recon, kl)}
+
+
+class WorseIsBetter(Plain):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        terms = super().loss(batch)
+        return terms | {"loss": terms["kl"] - terms["recon"]}
+
+
+class AnotherTarget(Plain):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        out = self(batch.x)
+        recon, kl = self.likelihood.nll(out.logits, batch.x.flip(3)), gaussian_kl(out.mu, out.logvar)
+        return {"loss": (recon + kl).mean(), **self.elbo_terms(recon, kl)}
+
+
+class ImagesForLogits(Plain):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        out = self(batch.x)
+        recon, kl = self.likelihood.nll(out.recon, batch.x), gaussian_kl(out.mu, out.logvar)
+        return {"loss": (recon + kl).mean(), **self.elbo_terms(recon, kl)}
+
+
+class DecodesTheMean(Plain):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        out = self(batch.x, sample_posterior=False)
+        recon, kl = self.likelihood.nll(out.logits, batch.x), gaussian_kl(out.mu, out.logvar)
+        return {"loss": (recon + kl).mean(), **self.elbo_terms(recon, kl)}
+
+
+class OneNoiseForAll(Plain):
+    def reparameterize(self, mu: Tensor, logvar: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return mu + (0.5 * logvar).exp() * torch.randn_like(mu[:1])
+
+
+class OneNoiseForAllDimensions(Plain):
+    def reparameterize(self, mu: Tensor, logvar: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return mu + (0.5 * logvar).exp() * torch.randn_like(mu[:, :1])
+
+
+class LearnedPrior(Plain):
+    def __init__(self, image: ImageSpec, **options: Any) -> None:
+        super().__init__(image, **options)
+        self.prior_logvar = nn.Parameter(torch.zeros(3))
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        return gaussian_log_prob(z, torch.zeros(()), self.prior_logvar)
+
+    def sample_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        return (0.5 * self.prior_logvar).exp() * super().sample_prior(n, generator)
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        return LatentVAE.loss(self, batch)
+
+
+class VarianceInThePrior(LearnedPrior):
+    def sample_prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        return self.prior_logvar.exp() * Plain.sample_prior(self, n, generator)
+
+
+class PriorWithoutItsVolume(LearnedPrior):
+    def log_prior(self, z: Tensor) -> Tensor:
+        return gaussian_log_prob(z * (-0.5 * self.prior_logvar).exp())
+
+
+class ForgetsBeta(Plain):
+    settled = ("warmup", "free_bits", "reduction")
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        out = self(batch.x)
+        recon, kl = self.likelihood.nll(out.logits, batch.x), gaussian_kl(out.mu, out.logvar)
+        return {"loss": (recon + kl).mean(), **self.elbo_terms(recon, kl)}
+
+
+class MeanOverPixelsOfItsOwn(StubVAE):
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        terms = super().loss(batch)
+        recon = terms["recon"] / self.image.pixels
+        return {"loss": recon + terms["kl"], "recon": recon, "kl": terms["kl"]}
+
+
 class NotANumberForOne(Plain):
     batch_terms = ("loss",)
 
@@ -488,24 +574,39 @@ class _FirstChannels(nn.Module):
         (CovariancePenalty, "the term '(loss|penalty)' is .* for a batch, but"),
         (GrowsWithTheBatch, "the term 'loss' is .* for a batch, but"),
         (DetachedLatent, "is z detached"),
-        (ZeroTimesKL, "is the KL in the loss, and not times 0"),
+        (ZeroTimesKL, "is the KL in the loss, not times 0"),
         (FrozenEncoder, "are its parameters frozen"),
         (CountsInEvaluation, "the buffer seen changes in evaluation"),
         (RemembersImages, "the buffer mean changes in evaluation|gives two results"),
         (SamplesChangeIt, "the buffer drawn changes in evaluation"),
         (WithoutLogK, "subtract log k"),
         (BoundAboveTheLikelihood, "the term 'elbo' is .*: a constant left out"),
-        (MeanOverPixels, "sum over pixels, do not average"),
+        (MeanOverPixels, "a mean for a sum"),
+        (SubtractedKL, "is the KL in the loss, not times 0, and not subtracted"),
+        (WorseIsBetter, "what lowers the loss raises the term 'recon'"),
+        (AnotherTarget, "the term 'recon' is .*: another target"),
+        (ImagesForLogits, "the term 'recon' is .*: another target, images for logits"),
+        (DecodesTheMean, "is the mean decoded, not z"),
+        (OneNoiseForAll, "the same noise in different images"),
+        (OneNoiseForAllDimensions, "the same noise in different dimensions"),
+        (VarianceInThePrior, "a density that integrates to 1 comes out as"),
+        (PriorWithoutItsVolume, "a density that integrates to 1 comes out as"),
+        (ForgetsBeta, r"the option 'beta', which ForgetsBeta has from a parent .* settled = \('beta',\)"),
+        (MeanOverPixelsOfItsOwn, "sum over pixels, do not average"),
         (NotANumberForOne, "is nan for a batch of 1"),
         (EvenBatchesOnly, "loss can't take a batch of 1"),
         (CriticWithoutASignal, "the gradient of critic_loss is zero"),
         (LabelsIgnored, "reconstructions are the same whatever the labels"),
     ],
 )
-def test_check_variant_finds_what_is_wrong_in_the_numbers(variant: type[GaussianVAE], complaint: str) -> None:
+def test_check_variant_finds_what_is_wrong_in_the_numbers(variant: type[BaseVAE], complaint: str) -> None:
     check_contract(variant) if variant is not RemembersImages else None
     with pytest.raises(AssertionError, match=complaint):
         check_variant(variant)
+
+
+def test_a_learned_prior_that_is_right_passes() -> None:
+    check_variant(LearnedPrior)
 
 
 @pytest.mark.parametrize("name", ["beta_capacity", "sigma", "swae", "dip_i", "dip_ii", "beta_tc", "info", "wae_mmd"])

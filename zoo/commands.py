@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import ast
 import os
+import re
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from traceback import extract_tb
 
@@ -72,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="try a variant of your own: what it must do, and what it gets wrong")
     check.add_argument("plugin", help="file or module with the variant, such as my_vae.py, or a name of the zoo's")
+    check.add_argument("--image", metavar="CxHxW", help="what it is tried on (3x16x16, with labels of five classes)")
+    check.add_argument("--mutate", action="store_true", help="plant errors in the file, and tell which are not seen")
+    check.add_argument("--tests", type=Path, action="append", default=[], help="your tests, to be tried on the errors")
     check.add_argument("overrides", nargs="*", metavar="key=value", help="options of the variant, such as net=mlp")
 
     suite = commands.add_parser("suite", help="train and score a grid of runs; run again, it goes on where it ended")
@@ -93,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
     # `run.py --config …` trains: the command may be left out.
     if argv and argv[0] not in COMMANDS and argv[0] not in ("-h", "--help"):
         argv = ["train", *argv]
-    arguments = parser().parse_args(argv)
+    arguments = _parse(argv)
     if arguments.command is None:
         parser().print_help()
         return 0
@@ -108,6 +113,17 @@ def main(argv: list[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    """Parse a command line whose settings stand anywhere: argparse takes them in one place alone."""
+    arguments, rest = parser().parse_known_args(argv)
+    for word in rest:
+        if word.startswith("-") or "=" not in word or not hasattr(arguments, "overrides"):
+            parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides = [word for word in argv if word in {*arguments.overrides, *rest}]
+    return arguments
 
 
 def run_train(arguments: argparse.Namespace) -> int:
@@ -233,25 +249,43 @@ def run_check(arguments: argparse.Namespace) -> int:
     """Run every check on a plugin's variants, or on one of the zoo's; exit code 1 if any fails."""
     from zoo.base import VARIANTS
     from zoo.config import apply_overrides
+    from zoo.mutants import plant
     from zoo.registry import load_plugin
-    from zoo.testing import verdicts
+    from zoo.testing import default_image, verdicts
 
     names = [arguments.plugin]
-    if arguments.plugin not in VARIANTS:
+    if arguments.plugin in VARIANTS:
+        file = Path(VARIANTS.lookup(arguments.plugin).file)
+    else:
         load_plugin(arguments.plugin)
-        names = [name for name, _ in registered_names(_plugin_file(arguments.plugin))]
+        file = _plugin_file(arguments.plugin)
+        names = [name for name, _ in registered_names(file)]
         if not names:
             raise UserError(f'{arguments.plugin} registers no variant: write @register("name") above its class')
+    options = apply_overrides({}, arguments.overrides)
+    if arguments.mutate:
+        return 0 if plant(file, names, options, arguments.tests) else 1
     failed = 0
     for name in names:
-        print(f"{name}:")
-        for sentence, fault in verdicts(name, **apply_overrides({}, arguments.overrides)):
-            print(f"  {'FAILS' if fault else 'ok   '}  {sentence}", flush=True)
-            if fault:
-                print(textwrap.fill(fault, 100, initial_indent=" " * 9, subsequent_indent=" " * 9))
-            failed += bool(fault)
+        image = default_image(name, options)
+        if arguments.image is not None:
+            channels, height, width = _shape(arguments.image)
+            image = replace(image, channels=channels, height=height, width=width)
+        print(f"{name}, on images of {' x '.join(map(str, image.shape))}:")
+        for verdict in verdicts(name, image, **options):
+            print(f"  {'n/a  ' if verdict.fault is None else 'FAILS' if verdict.fault else 'ok   '}", end="  ")
+            print(verdict.stands_for, flush=True)
+            if verdict.fault:
+                print(textwrap.fill(verdict.fault, 100, initial_indent=" " * 9, subsequent_indent=" " * 9))
+                failed += 1
     print(f"{failed} check{'s' if failed != 1 else ''} failed" if failed else "all checks passed")
     return 1 if failed else 0
+
+
+def _shape(text: str) -> list[int]:
+    if not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){2}", text):
+        raise UserError(f"--image is {text!r}, and must be channels, height and width, such as 1x28x28")
+    return [int(side) for side in text.split("x")]
 
 
 def run_suite(arguments: argparse.Namespace) -> int:

@@ -19,6 +19,9 @@ def signature_options(target: Callable[..., Any]) -> dict[str, inspect.Parameter
     Those that a class names in `settled` are left out: it gives them to its parents itself.
 
     Annotations come resolved, so that `"PositiveInt"` reads as the type it names.
+
+    Raises:
+        PluginError: if an annotation can't be resolved, or `settled` is no tuple of options.
     """
     options: dict[str, inspect.Parameter] = {}
     for function, parameters in constructors(target):
@@ -33,7 +36,18 @@ def signature_options(target: Callable[..., Any]) -> dict[str, inspect.Parameter
             if parameter.kind is parameter.KEYWORD_ONLY:
                 hint = hints.get(parameter.name, Any)
                 options.setdefault(parameter.name, parameter.replace(annotation=hint))
-    return {name: option for name, option in options.items() if name not in getattr(target, "settled", ())}
+    settled = getattr(target, "settled", ())
+    if isinstance(settled, str):
+        raise PluginError(
+            f"{target.__name__}.settled is {settled!r}, not a tuple: write ({settled!r},) ({place(target)})"
+        )
+    for name in settled:
+        if name not in options:
+            raise PluginError(
+                f"{target.__name__}.settled names {name!r}, which is no option of it ({place(target)})."
+                f"{did_you_mean(name, options)}"
+            )
+    return {name: option for name, option in options.items() if name not in settled}
 
 
 def check_options(owner: str, known: Mapping[str, inspect.Parameter], given: Mapping[str, Any]) -> dict[str, Any]:

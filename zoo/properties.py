@@ -1,14 +1,15 @@
 """What every variant's numbers must satisfy, whatever its paper: the properties that mistakes in a loss break.
 
 Each check takes a model and a batch, and raises AssertionError with one sentence: what was seen, and what usually
-causes it. `zoo.testing.check_variant` runs them all.
+causes it; or DoesNotApply, where the variant has nothing to hold it against. `zoo.testing.check_variant` runs them all.
 """
 
 from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -21,10 +22,25 @@ from zoo.engine.rehearsal import loss_name
 from zoo.errors import UserError
 from zoo.models import create
 from zoo.nets.batch_norm import as_evaluated
+from zoo.options import signature_options
+from zoo.parts.distributions import Likelihood
 
+Variant = str | type[BaseVAE]  # a registered name, or a class
 SIGMAS = 7  # a mean may be off by so many standard errors, which are estimated from few draws themselves
 RESOLVED = 1e6  # nats: far beyond, float32's rounding may be all that a term consists of
+# Options of zoo.families.latent that a loss written anew may forget: a value that no default is near, the attribute
+# that it is kept in, and what to write.
+INHERITED: dict[str, tuple[Any, str, str]] = {
+    "beta": (7.0, "beta", "self.kl_weight() * kl"),
+    "warmup": (0.9, "warmup", "self.kl_weight() * kl"),
+    "free_bits": (9.0, "free_bits", "self.free(kl)"),
+    "reduction": ("mean", "recon_weight", "self.recon_weight * recon"),
+}
 SPREADS = (1.0, 1.5, 2.2, 3.3, 5.0, 7.5)  # what an encoder's parameters are multiplied by, so that posteriors differ
+
+
+class DoesNotApply(Exception):
+    """A check has nothing to say of a variant."""
 
 
 def differing_images(image: ImageSpec, n: int = 4) -> Batch:
@@ -74,7 +90,7 @@ def check_sizes(model: BaseVAE, batch: Batch) -> None:
 def check_labels(model: BaseVAE, batch: Batch) -> None:
     """Another label gives another reconstruction and other samples."""
     if not model.needs_labels or batch.y is None:
-        return
+        raise DoesNotApply
     other = batch.y.roll(1, 0) if batch.y.ndim == 1 else 1 - batch.y
     images = [model.reconstruct(batch.x, y) for y in (batch.y, other)]
     assert not torch.equal(*images), (
@@ -89,9 +105,9 @@ def check_images_alone(model: BaseVAE, batch: Batch) -> None:
     half = len(batch.x) // 2
     # Which images are in a half matters where they are sorted, or counted on both sides of a target.
     orders = ([0, 1, 2, 3], [0, 2, 1, 3], [0, 3, 1, 2])
-    spreaded = [_spread(model, batch, spread) for spread in SPREADS]
-    for each, training, order in itertools.product(spreaded, (False, True), orders):
-        each.train(training)
+    ways = [(spread, False) for spread in SPREADS] + [(SPREADS[0], True), (SPREADS[-1], True)]
+    for (spread, training), order in itertools.product(ways, orders):
+        each = _spread(model, batch, spread).train(training)
         parts = [
             Batch(batch.x[rows], None if batch.y is None else batch.y[rows])
             for rows in (order, order[:half], order[half:])
@@ -109,13 +125,13 @@ def check_images_alone(model: BaseVAE, batch: Batch) -> None:
             )
 
 
-def check_pixels(model: BaseVAE, larger: BaseVAE) -> None:
-    """Of images with twice the side, four times the reconstruction term: a sum over pixels, not a mean.
-
-    Args:
-        model: Any.
-        larger: The same variant, built for images of twice the height and width.
-    """
+def check_pixels(variant: Variant, model: BaseVAE, options: dict[str, Any]) -> None:
+    """Of images with twice the side, four times the reconstruction term: a sum over pixels, not a mean."""
+    image = replace(model.image, height=2 * model.image.height, width=2 * model.image.width)
+    try:
+        larger = build(variant, image, options)
+    except UserError:  # the net is for images of one size
+        raise DoesNotApply from None
     small, large = (_terms(each, differing_images(each.image)) for each in (model, larger))
     name = "recon" if "recon" in small else "loss"
     assert large[name] > 1.8 * small[name], (
@@ -124,10 +140,28 @@ def check_pixels(model: BaseVAE, larger: BaseVAE) -> None:
     )
 
 
+def check_inherited_options(variant: Variant, model: BaseVAE, options: dict[str, Any]) -> None:
+    """Options that a parent class brings along have a part in the loss, or `settled` takes them back."""
+    cls = type(model)
+    known = signature_options(cls)
+    batch = differing_images(model.image)
+    read = _attributes_read(model, batch)
+    loss = _loss(model, batch)
+    for option, (value, attribute, advice) in INHERITED.items():
+        if option not in known or attribute in read:
+            continue
+        other = build(variant, model.image, options | {option: value})
+        other.load_state_dict(model.state_dict())
+        assert _loss(other, batch) != loss, (
+            f"the option {option!r}, which {cls.__name__} has from a parent class, changes nothing: write {advice} in "
+            f"the loss, or take the option back with settled = ({option!r},)"
+        )
+
+
 def check_encoder(model: BaseVAE, batch: Batch) -> None:
     """The encoder learns, and from the reconstruction, too."""
     if model.codebook_size:  # a code is a number, and passes its gradient in ways of its own
-        return
+        raise DoesNotApply
     with torch.enable_grad():
         mu, _ = model.encode(*batch)
         assert mu.requires_grad, "encode has no gradient: are its parameters frozen, or is its result detached?"
@@ -161,7 +195,7 @@ def check_signals(model: BaseVAE, batch: Batch) -> None:
 def check_pull(model: BaseVAE, batch: Batch) -> None:
     """A KL that is logged is minimised: posteriors farther from the prior cost more than their reconstruction."""
     if not model.stochastic or not {"kl", "recon"} <= _terms(model, batch).keys():
-        return
+        raise DoesNotApply
     far = _spread(model, batch, SPREADS[-1])
     costs = []
     for each in (model, far):
@@ -171,9 +205,46 @@ def check_pull(model: BaseVAE, batch: Batch) -> None:
         costs.append((terms["kl"].item(), (terms["loss"] - terms["recon"]).item()))
     model.progress.fill_(0.5)
     (low, without), (high, with_it) = costs
-    assert high < low + 1 or abs(with_it - without) > 1e-3 * max(1.0, abs(without)), (
-        f"the term 'kl' rises from {low:g} to {high:g} nats, and the loss but for 'recon' stays {without:g}: "
-        "is the KL in the loss, and not times 0?"
+    assert high < low + 1 or with_it - without > 1e-3 * max(1.0, abs(without)), (
+        f"the term 'kl' rises from {low:g} to {high:g} nats, and the loss but for 'recon' goes from {without:g} to "
+        f"{with_it:g}: is the KL in the loss, not times 0, and not subtracted?"
+    )
+
+
+def check_reconstruction(model: BaseVAE, batch: Batch) -> None:
+    """The logged reconstruction term is that of the model's likelihood and a draw of z, and the loss falls with it."""
+    if "recon" not in _terms(model, batch):
+        raise DoesNotApply
+    recon = torch.stack([_terms(model, batch)["recon"] for _ in range(3)])
+    # In an untrained deep net, noise may be lost in rounding.
+    errors = torch.stack([(model(*batch).recon - batch.x).square().sum() for _ in range(3)])
+    assert not model.stochastic or recon.unique().numel() > 1 or errors.unique().numel() == 1, (
+        "the term 'recon' is the same in each draw, though the posterior has noise: is the mean decoded, not z?"
+    )
+    if isinstance(likelihood := getattr(model, "likelihood", None), Likelihood) and model.own_bound:
+        with RepeatedNoise(len(batch.x), everywhere=True):  # forward draws what the loss does
+            logged, nll = _terms(model, batch)["recon"], likelihood.nll(model(*batch).logits, batch.x).mean()
+        assert (logged - nll).abs() <= 1e-4 * max(1.0, nll.abs().item()), (
+            f"the term 'recon' is {logged:g} nats, but likelihood.nll(forward's logits, x) is {nll:g} with the same "
+            "noise: another target, images for logits, or a mean for a sum?"
+        )
+    with torch.enable_grad():
+        z = model(*batch).z.detach()
+        parameters = [p for p in model.player_parameters("vae") if p.requires_grad]
+        reached = torch.autograd.grad(model.decode(z, batch.y).sum(), parameters, allow_unused=True)
+        decoder = [p for p, grad in zip(parameters, reached, strict=True) if grad is not None]
+        torch.manual_seed(0)
+        terms = _terms(model, batch)
+        if not decoder or not terms["recon"].requires_grad:
+            return
+        of_loss, of_recon = (
+            _flat(torch.autograd.grad(terms[name], decoder, retain_graph=True, allow_unused=True))
+            for name in ("loss", "recon")
+        )
+    cosine = torch.nn.functional.cosine_similarity(of_loss, of_recon, dim=0)
+    assert cosine > -0.5, (
+        f"what lowers the loss raises the term 'recon' (cosine of their gradients in the decoder: {cosine:.2f}): is a "
+        "sign turned?"
     )
 
 
@@ -182,7 +253,7 @@ def check_spread(model: BaseVAE, batch: Batch) -> None:
     each, draws = _spread(model, batch, 2.0), 60
     mu, logvar = each.encode(*batch)
     if logvar is None:
-        return
+        raise DoesNotApply
     z = torch.stack([each(*batch).z for _ in range(draws)])
     normal = (z - mu) * (-0.5 * logvar).exp()  # N(0, 1), [draws, B, D]
     n = normal.numel()
@@ -191,15 +262,20 @@ def check_spread(model: BaseVAE, batch: Batch) -> None:
     assert abs(scale - 1) < SIGMAS * (2 / n) ** 0.5, (
         f"forward's z has {scale:.3g} times the variance exp(logvar): is sigma confused with its square?"
     )
+    for other, what in ((normal.roll(1, 1), "images of a batch"), (normal.roll(1, 2), "dimensions of a latent")):
+        if torch.equal(other, normal):
+            continue  # of one dimension
+        common = (normal * other).mean().abs().item()
+        assert common < SIGMAS / n**0.5, f"forward's z has the same noise in different {what}: draw it in mu's shape"
 
 
 def check_kl(model: BaseVAE, batch: Batch) -> None:
     """The logged KL is that of the posterior to the prior, by many draws of it."""
     posterior, log_prior = getattr(model, "posterior", None), getattr(model, "log_prior", None)
     if posterior is None or log_prior is None or not model.own_bound or "kl" not in _terms(model, batch):
-        return
+        raise DoesNotApply
     draws, few = 300, 10
-    for spread in (1.0, 2.0):
+    for spread in (1.0, 2.2, 5.0):
         each = _spread(model, batch, spread)
         z, log_q = each.posterior(*batch).draw(draws)  # type: ignore[operator]
         sampled = (log_q - each.log_prior(z)).mean(1)  # type: ignore[operator]  # [draws]
@@ -215,7 +291,7 @@ def check_kl(model: BaseVAE, batch: Batch) -> None:
 def check_bound(model: BaseVAE, batch: Batch) -> None:
     """The elbo is the mean of `log_likelihood` with one sample, and of many equal samples each counts as one."""
     if not _has_density(model):
-        return
+        raise DoesNotApply
     with RepeatedNoise(len(batch.x), everywhere=True):
         one, seven = (model.log_likelihood(batch.x, k, batch.y) for k in (1, 7))
     size = max(1.0, one.abs().max().item())
@@ -241,13 +317,38 @@ def check_prior(model: BaseVAE, batch: Batch) -> None:
     """Samples are decoded draws of the prior that `sample_prior` and `log_prior` speak of."""
     sample_prior = getattr(model, "sample_prior", None)
     if sample_prior is None:
-        return
+        raise DoesNotApply
     y = _labels(batch, 3)
     drawn = model.sample(3, y, torch.Generator().manual_seed(0))
     decoded = model.decode(sample_prior(3, torch.Generator().manual_seed(0)), y)
     assert torch.allclose(drawn, decoded, atol=1e-5), (
         "sample does not decode a draw of sample_prior: does it draw from N(0, I) where the prior is learned?"
     )
+
+
+def check_density(model: BaseVAE, batch: Batch) -> None:
+    """The density `log_prior` is that of `sample_prior`'s draws, whatever the prior has learned."""
+    sample_prior, log_prior = getattr(model, "sample_prior", None), getattr(model, "log_prior", None)
+    if sample_prior is None or log_prior is None or model.codebook_size or not model.own_bound:
+        raise DoesNotApply
+    n = 4000
+    for learned in (False, True):
+        if learned:
+            _perturb_prior(model)
+        z = sample_prior(2 * n, torch.Generator().manual_seed(0))
+        if z.norm(dim=1).std() < 1e-4:  # on a sphere, which no Gaussian is close to
+            raise DoesNotApply
+        fitted = torch.distributions.Normal(z[:n].mean(0), z[:n].std(0))
+        # Over draws of p, the mean of q / p is the integral of q: 1, for any density q.
+        ratio = (fitted.log_prob(z[n:]).sum(-1) - log_prior(z[n:])).double().exp()
+        error = ratio.std().item() / n**0.5
+        if not ratio.isfinite().all() or error > 0.03 * ratio.mean():  # too far from a Gaussian to tell
+            raise DoesNotApply
+        off = abs(ratio.mean().item() - 1)
+        assert off < SIGMAS * error + 1e-3, (
+            f"a density that integrates to 1 comes out as {ratio.mean():.3g} by log_prior at draws of sample_prior: "
+            "is a constant or the log determinant left out of log_prior, or a scale out of sample_prior?"
+        )
 
 
 def check_modes(model: BaseVAE, batch: Batch) -> None:
@@ -258,7 +359,7 @@ def check_modes(model: BaseVAE, batch: Batch) -> None:
         layer.reset_running_stats()
         layer.momentum = None  # remembers the mean of all batches
     if not layers:
-        return
+        raise DoesNotApply
     n = 16
     y = None if batch.y is None else batch.y.repeat(n // len(batch.y), *[1] * (batch.y.ndim - 1))
     many = Batch(differing_images(model.image, n).x, y)
@@ -279,7 +380,7 @@ def check_modes(model: BaseVAE, batch: Batch) -> None:
 def check_precision(model: BaseVAE, batch: Batch) -> None:
     """bfloat16 gives the loss that float32 gives, but for its rounding."""
     if not model.bf16_safe:
-        return
+        raise DoesNotApply
     found = []
     for enabled in (False, True):
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
@@ -330,6 +431,22 @@ def _loss(model: BaseVAE, batch: Batch) -> float:
     return model.loss(batch)["loss"].item()
 
 
+def _attributes_read(model: BaseVAE, batch: Batch) -> set[str]:
+    """Return the names of a model's attributes that its losses look at."""
+    read = set()
+
+    class Watched(type(model)):  # type: ignore[misc]
+        def __getattribute__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    watched = copy.deepcopy(model)
+    watched.__class__ = Watched
+    for player in model.players:
+        _terms(watched, batch, player)
+    return read
+
+
 def _mean_terms(model: BaseVAE, batch: Batch, draws: int = 4) -> dict[str, float]:
     rows = [model.loss(batch) for _ in range(draws)]
     return {name: torch.stack([row[name] for row in rows]).mean().item() for name in rows[0]}
@@ -364,27 +481,48 @@ def _spread(model: BaseVAE, batch: Batch, factor: float) -> BaseVAE:
     return spreaded
 
 
-def build_larger(variant: str | type[BaseVAE], model: BaseVAE, options: dict[str, Any]) -> BaseVAE | None:
-    """Build the variant for images of twice the side; None where its net does not take them."""
-    image = replace(model.image, height=2 * model.image.height, width=2 * model.image.width)
-    try:
-        larger = create(variant, image, **options) if isinstance(variant, str) else variant(image, **options)
-    except UserError:
-        return None
-    larger.progress.fill_(0.5)
-    return larger.eval()
+def _flat(grads: Iterable[Tensor | None]) -> Tensor:
+    return torch.cat([grad.flatten() for grad in grads if grad is not None] or [torch.zeros(1)])
 
 
-def check_properties(model: BaseVAE, variant: str | type[BaseVAE], options: dict[str, Any]) -> None:
-    """Run all checks of this module on copies of a model in evaluation mode, half-way through its schedules."""
+def _perturb_prior(model: BaseVAE) -> None:
+    """Move the parameters that `log_prior` depends on, as learning would: what starts at 0 hides a wrong scale."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    with torch.enable_grad():
+        density = model.log_prior(model.sample_prior(8)).sum()  # type: ignore[operator]
+        if not density.requires_grad:
+            return
+        grads = torch.autograd.grad(density, parameters, allow_unused=True)
+    for parameter, grad in zip(parameters, grads, strict=True):
+        if grad is not None:
+            parameter.add_(0.3 * torch.randn_like(parameter))
+
+
+def build(variant: Variant, image: ImageSpec, options: dict[str, Any]) -> BaseVAE:
+    """Build a variant as it is checked: half-way through its schedules, in evaluation mode."""
+    model = create(variant, image, **options) if isinstance(variant, str) else variant(image, **options)
+    model.progress.fill_(0.5)
+    return model.eval()
+
+
+def checks_of_numbers(
+    variant: Variant, model: BaseVAE, options: dict[str, Any]
+) -> Iterator[tuple[Callable[..., None], tuple[Any, ...]]]:
+    """Yield all checks of this module with what they take: copies of a model, in evaluation mode, half-way."""
     torch.manual_seed(0)  # a verdict does not change from call to call
     batch = differing_images(model.image)
     model.progress.fill_(0.5)
     for check in CHECKS:
-        check(copy.deepcopy(model), batch)
-    larger = build_larger(variant, model, options)
-    if larger is not None:
-        check_pixels(model, larger)
+        yield check, (copy.deepcopy(model), batch)
+    for check_building in CHECKS_THAT_BUILD:
+        yield check_building, (variant, copy.deepcopy(model), options)
+
+
+def check_properties(model: BaseVAE, variant: Variant, options: dict[str, Any]) -> None:
+    """Run all checks of this module."""
+    for check, arguments in checks_of_numbers(variant, model, options):
+        with suppress(DoesNotApply):
+            check(*arguments)
 
 
 CHECKS: tuple[Callable[[BaseVAE, Batch], None], ...] = (
@@ -395,10 +533,16 @@ CHECKS: tuple[Callable[[BaseVAE, Batch], None], ...] = (
     check_encoder,
     check_signals,
     check_pull,
+    check_reconstruction,
     check_spread,
     check_kl,
     check_bound,
     check_prior,
+    check_density,
     check_modes,
     check_precision,
+)
+CHECKS_THAT_BUILD: tuple[Callable[[Variant, BaseVAE, dict[str, Any]], None], ...] = (
+    check_pixels,
+    check_inherited_options,
 )

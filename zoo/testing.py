@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,7 +27,7 @@ from zoo.engine.checkpoint import load, weights_of, write_weights
 from zoo.engine.rehearsal import check_players, images_fault, loss_name, own_parameters_alone, terms_fault
 from zoo.models import create, missing_methods, preferred_range
 from zoo.parts.distributions import gaussian_kl, gaussian_sample, standard_normal
-from zoo.properties import CHECKS, build_larger, check_pixels, check_properties, differing_images
+from zoo.properties import DoesNotApply, Variant, check_properties, checks_of_numbers
 
 
 class StubVAE(BaseVAE):
@@ -74,7 +75,7 @@ class StubVAE(BaseVAE):
         return self.decode(standard_normal((n, self.latent_dim), self.device, generator), y)
 
 
-def check_variant(variant: str | type[BaseVAE], image: ImageSpec | None = None, **options: Any) -> None:
+def check_variant(variant: Variant, image: ImageSpec | None = None, **options: Any) -> None:
     """Build a variant on tiny images, and check all that the loop and the benchmarks count on, and its numbers.
 
     Args:
@@ -91,15 +92,13 @@ def check_variant(variant: str | type[BaseVAE], image: ImageSpec | None = None, 
         check_properties(model, variant, options)
 
 
-def check_contract(variant: str | type[BaseVAE], image: ImageSpec | None = None, **options: Any) -> BaseVAE:
+def check_contract(variant: Variant, image: ImageSpec | None = None, **options: Any) -> BaseVAE:
     """Check what the loop and the benchmarks count on: shapes, ranges, players, noise, saving; see `check_variant`.
 
     Returns:
         The model, in evaluation mode.
     """
-    if image is None:
-        pixel_range = preferred_range(variant, options) if isinstance(variant, str) else UNIT
-        image = ImageSpec(3, 16, 16, pixel_range, classes=5, train_size=100)
+    image = image or default_image(variant, options)
     with torch.random.fork_rng(devices=[]):
         with torch.enable_grad():
             model = check_building(variant, image, options)
@@ -117,50 +116,69 @@ def check_contract(variant: str | type[BaseVAE], image: ImageSpec | None = None,
     return model
 
 
-def verdicts(variant: str, **options: Any) -> Iterator[tuple[str, str]]:
-    """Run every check of a registered variant, and go on after one that fails.
+@dataclass(frozen=True)
+class Verdict:
+    """What one check found.
 
-    Yields:
-        What a check stands for, in one sentence, and what is wrong; that is empty where nothing is.
+    Attributes:
+        stands_for: What the check stands for, in one sentence.
+        fault: What is wrong, and what usually causes it; "" where nothing is, None where the check does not apply.
     """
-    image = ImageSpec(3, 16, 16, preferred_range(variant, options), classes=5, train_size=100)
+
+    stands_for: str
+    fault: str | None
+
+
+def verdicts(variant: Variant, image: ImageSpec | None = None, **options: Any) -> Iterator[Verdict]:
+    """Run every check of a variant, and go on after one that fails; without a loss, the others have nothing to try.
+
+    Args:
+        variant: A registered name, or a class.
+        image: As in `check_variant`.
+        **options: The variant's, and its net's.
+    """
+    image = image or default_image(variant, options)
     with torch.random.fork_rng(devices=[]):
         model = check_building(variant, image, options)
         check_players(model)
         torch.manual_seed(0)
-        noise, differing = random_batch(image), differing_images(image)
+        noise = random_batch(image)
         model.progress.fill_(0.5)
-        learning: tuple[Callable[..., None], ...] = (check_losses, check_gradients)
-        for check in learning:
-            yield _sentence(check), _fault(check, copy.deepcopy(model), noise)
+        losses = _verdict(check_losses, copy.deepcopy(model), noise)
+        yield losses
+        if losses.fault:
+            return
+        yield _verdict(check_gradients, copy.deepcopy(model), noise)
         model.eval()
         with torch.no_grad():
             for check in (check_shapes, check_samples, check_noise):
-                yield _sentence(check), _fault(check, copy.deepcopy(model), noise)
-            config = ModelConfig(name=variant, **options)
-            yield _sentence(check_saving), _fault(check_saving, copy.deepcopy(model), noise, config)
-            for check in CHECKS:
-                yield _sentence(check), _fault(check, copy.deepcopy(model), differing)
-            larger = build_larger(variant, model, options)
-            if larger is not None:
-                yield _sentence(check_pixels), _fault(check_pixels, model, larger)
+                yield _verdict(check, copy.deepcopy(model), noise)
+            if isinstance(variant, str):
+                yield _verdict(check_saving, copy.deepcopy(model), noise, ModelConfig(name=variant, **options))
+            for numbers, arguments in checks_of_numbers(variant, model, options):
+                yield _verdict(numbers, *arguments)
 
 
-def _sentence(check: Callable[..., None]) -> str:
-    return (check.__doc__ or check.__name__).split("\n\n")[0]
-
-
-def _fault(check: Callable[..., None], *arguments: Any) -> str:
+def _verdict(check: Callable[..., None], *arguments: Any) -> Verdict:
+    sentence = (check.__doc__ or check.__name__).split("\n\n")[0]
     try:
         check(*arguments)
+    except DoesNotApply:
+        return Verdict(sentence, None)
     except AssertionError as error:
-        return str(error)
+        return Verdict(sentence, str(error))
     except Exception as error:  # an author's code may raise anything
-        return f"{type(error).__name__}: {error}"
-    return ""
+        return Verdict(sentence, f"{type(error).__name__}: {error}")
+    return Verdict(sentence, "")
 
 
-def check_building(variant: str | type[BaseVAE], image: ImageSpec, options: dict[str, Any]) -> BaseVAE:
+def default_image(variant: Variant, options: dict[str, Any]) -> ImageSpec:
+    """Return what variants are tried on: 3 x 16 x 16 in the range the name prefers, five classes, 100 images."""
+    pixel_range = preferred_range(variant, options) if isinstance(variant, str) else UNIT
+    return ImageSpec(3, 16, 16, pixel_range, classes=5, train_size=100)
+
+
+def check_building(variant: Variant, image: ImageSpec, options: dict[str, Any]) -> BaseVAE:
     """One seed gives one model, whatever was built before, and building leaves the caller's options alone."""
     if isinstance(variant, type):
         lacking = missing_methods(variant)

@@ -59,6 +59,9 @@ def check_players(model: BaseVAE) -> None:
         raise PluginError(f"{name}.players is {model.players!r}, not a tuple such as ('vae', 'critic') ({where})")
     if len(set(model.players)) < len(model.players):
         raise PluginError(f"{name}.players names a player twice: {model.players!r} ({where})")
+    if isinstance(model.batch_terms, str):
+        advice = f"write ({model.batch_terms!r},)"
+        raise PluginError(f"{name}.batch_terms is {model.batch_terms!r}, not a tuple: {advice} ({where})")
     for player, settings in model.optimizers.items():
         if player not in model.players:
             raise PluginError(f"{name}.optimizers has settings of {player!r}, which is no player of it ({where})")
