@@ -216,9 +216,9 @@ def check_reconstruction(model: BaseVAE, batch: Batch) -> None:
     if "recon" not in _terms(model, batch):
         raise DoesNotApply
     recon = torch.stack([_terms(model, batch)["recon"] for _ in range(3)])
-    # In an untrained deep net, noise may be lost in rounding.
     errors = torch.stack([(model(*batch).recon - batch.x).square().sum() for _ in range(3)])
-    assert not model.stochastic or recon.unique().numel() > 1 or errors.unique().numel() == 1, (
+    visible = errors.max() - errors.min() > 1e-4 * errors.mean()  # in an untrained deep net, rounding hides the noise
+    assert not (model.stochastic and visible) or recon.unique().numel() > 1, (
         "the term 'recon' is the same in each draw, though the posterior has noise: is the mean decoded, not z?"
     )
     if isinstance(likelihood := getattr(model, "likelihood", None), Likelihood) and model.own_bound:
