@@ -23,7 +23,8 @@ from tests.test_samplers import Flat
 from zoo.base import BaseVAE, Batch, ImageSpec
 from zoo.config import Config
 from zoo.data import Data, Images
-from zoo.errors import UserError
+from zoo.errors import Undelivered, UserError
+from zoo.evaluation import evaluate_run
 from zoo.files import read_results
 from zoo.metrics.benchmark import EVERY_RUN
 from zoo.metrics.core import METRICS, Score, Subject, register_metric
@@ -31,7 +32,6 @@ from zoo.metrics.latent import mutual_information
 from zoo.metrics.likelihood import elbo
 from zoo.metrics.loss import loss
 from zoo.metrics.reconstruction import psnr
-from zoo.runs import evaluate_run
 
 PUBLISHED = ROOT / "benchmarks" / "results" / "zoo" / "runs"
 
@@ -205,10 +205,13 @@ def test_a_metric_that_fails_loses_nothing(
         here.append({*read_results(out), *(path.name for path in out.glob("*.png"))})
         raise UserError("no such luck")
 
-    assert run(make_config(out, steps=3, benchmark={"metrics": ["picky", "mse"]})) == 0
+    with pytest.raises(Undelivered, match=f"no picky, for the reason above; all else is in {out}"):
+        run(make_config(out, steps=3, benchmark={"metrics": ["picky", "mse", "codebook"]}))
     [before] = here
     assert {"variant", "command", "metrics", "terms", "latent_space.png", "training_losses.png"} <= before
-    assert "warning: no picky: no such luck" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "warning: no picky: no such luck" in err
+    assert "warning: no codebook: 'mlp' has no codebook" in err, "which is no fault: there is none to be measured"
     assert {"elbo", "psnr", "mse"} <= read_results(out)["metrics"].keys()
 
 

@@ -145,8 +145,8 @@ def test_a_resumed_run_may_be_longer_but_not_another(finished: Path, tmp_path: P
     assert run(make_config(out, steps=5)) == 0
     with pytest.raises(UserError, match="already holds a run: add --resume"):
         run(make_config(out, steps=5))
-    with pytest.raises(UserError, match="another lr: it was 0.001 and is now 0.1"):
-        run(make_config(out, steps=5, lr=0.1), resume=True)
+    with pytest.raises(UserError, match="another batch_size: it was 32 and is now 8"):
+        run(make_config(out, steps=5, batch_size=8), resume=True)
     assert run(make_config(out, steps=8), resume=True) == 0
     assert json.loads((out / "results.json").read_text())["steps"] == 8
 
@@ -205,9 +205,9 @@ def test_players_follow_their_schedule(tmp_path: Path) -> None:
     t = trainer(make_config(tmp_path / "r", "duel"))
     for t.step in range(6):
         t.take_step(*one_batch(t))
-    t.log.window.means(t.accelerator)
-    assert t.log.window.counts["loss"] == 6
-    assert t.log.window.counts["critic/loss"] == 3
+    t.log.passed.means(t.accelerator)
+    assert t.log.passed.counts["loss"] == 6
+    assert t.log.passed.counts["critic/loss"] == 3
 
 
 def test_logged_terms_are_means_over_steps() -> None:
@@ -227,7 +227,7 @@ def test_a_logged_term_may_be_a_buffer_that_the_next_step_changes(tmp_path: Path
     t.model.loss = lambda batch: loss(batch) | {"progress": t.model.progress}  # type: ignore[method-assign]
     for t.step in range(5):
         t.take_step(*one_batch(t))
-    assert t.log.window.means(t.accelerator)["progress"] == pytest.approx(0.5)
+    assert t.log.passed.means(t.accelerator)["progress"] == pytest.approx(0.5)
 
 
 def test_progress_runs_from_zero_to_one(tmp_path: Path) -> None:

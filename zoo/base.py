@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from zoo import ranks
-from zoo.errors import UserError
+from zoo.errors import DoesNotApply, UserError
 from zoo.registry import Registry
 
 UNIT = (0.0, 1.0)
@@ -165,7 +165,7 @@ class BaseVAE(nn.Module, ABC):
         Raises:
             UserError: if the variant has no density of images.
         """
-        raise UserError(f"{type(self).__name__} has no density p(x), hence no log_likelihood")
+        raise DoesNotApply(f"{type(self).__name__} has no density p(x), hence no log_likelihood")
 
     def indices(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the codes of a discrete latent, whole numbers below `codebook_size`: int64 `[B, P]`.
@@ -173,7 +173,7 @@ class BaseVAE(nn.Module, ABC):
         Raises:
             UserError: if the latent is continuous.
         """
-        raise UserError(f"{type(self).__name__} has a continuous latent, hence no indices")
+        raise DoesNotApply(f"{type(self).__name__} has a continuous latent, hence no indices")
 
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
         """Decode the posterior mean: `[B, C, H, W]` -> `[B, C, H, W]`, without noise."""

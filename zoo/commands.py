@@ -49,17 +49,20 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--config", required=True, type=Path, help="YAML file, such as configs/mlp_mnist.yaml")
     train.add_argument("--plugin", action="append", default=[], help="file or module with variants of your own")
     train.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
+    train.add_argument("--overwrite", action="store_true", help="remove the run that lies in the folder")
     train.add_argument("--dry-run", action="store_true", help="build everything, take two steps, write nothing")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the config: data.size=64")
 
     evaluate = commands.add_parser("evaluate", help="measure what a trained run lacks, and draw its pictures")
     evaluate.add_argument("run", type=Path, help="the run's folder")
     evaluate.add_argument("--inception-weights", type=Path, help="weight file of the 2015 Inception, for FID and KID")
+    _add_plugins(evaluate)
     evaluate.add_argument("--again", action="store_true", help="compute metrics anew that are there already")
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="such as benchmark.metrics=[fid,ssim]")
 
     sample = commands.add_parser("sample", help="draw images from a trained run")
     sample.add_argument("run", type=Path, help="the run's folder, or a model.safetensors")
+    _add_plugins(sample)
     sample.add_argument("--n", type=int, default=64, help="how many (default 64)")
     sample.add_argument("--out", type=Path, default=Path("samples.png"), help="the picture (default samples.png)")
     sample.add_argument("--label", type=int, help="class to draw, for conditional variants; default: all in turn")
@@ -90,6 +93,12 @@ def parser() -> argparse.ArgumentParser:
     reference = commands.add_parser("reference", help="hold a run against published numbers of the same protocol")
     reference.add_argument("run", type=Path, help="the run's folder, such as runs/mlp_mnist_z20_s28_1")
     return top
+
+
+def _add_plugins(of_a_run: argparse.ArgumentParser) -> None:
+    trust = "run the code of the plugins' copies in the run's folder"
+    of_a_run.add_argument("--plugin", action="append", default=[], help="file or module that the run's variant is in")
+    of_a_run.add_argument("--trust-plugins", action="store_true", help=trust)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -131,23 +140,29 @@ def run_train(arguments: argparse.Namespace) -> int:
     from zoo.config import load_config
 
     config = load_config(arguments.config, arguments.overrides)
-    # The run must be found again from any folder; paths in a config file are absolute already.
-    named = [*config.plugins, *arguments.plugin]
+    # The run must be found again from any folder; paths in a config file are absolute already. A file takes the place
+    # of one of the same name, which may have moved.
+    given = {Path(plugin).name for plugin in arguments.plugin if plugin.endswith(".py")}
+    named = [plugin for plugin in config.plugins if Path(plugin).name not in given] + arguments.plugin
     config.plugins = [str(Path(p).resolve()) if p.endswith(".py") else p for p in named]
+    if config.data.root is not None:
+        config.data.root = config.data.root.expanduser().resolve()
+    from zoo.engine.launch import take_up_launch
     from zoo.runs import train
 
-    stopped_by = train(config, arguments.resume, arguments.dry_run)
+    take_up_launch(config)
+    stopped_by = train(config, arguments.resume, arguments.dry_run, arguments.overwrite)
     return 128 + stopped_by if stopped_by else 0
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:
     """Measure what a trained run lacks, and draw its pictures."""
-    from zoo.runs import evaluate_run
+    from zoo.evaluation import evaluate_run
 
     overrides = arguments.overrides
     if arguments.inception_weights is not None:
         overrides = [*overrides, f"benchmark.inception_weights={arguments.inception_weights.resolve()}"]
-    evaluate_run(arguments.run, overrides, arguments.again)
+    evaluate_run(arguments.run, overrides, arguments.again, arguments.plugin, arguments.trust_plugins)
     return 0
 
 
@@ -160,7 +175,7 @@ def run_sample(arguments: argparse.Namespace) -> int:
 
     if arguments.n < 1:
         raise UserError(f"--n is {arguments.n}: draw at least one image")
-    model = load(arguments.run)
+    model = load(arguments.run, plugins=arguments.plugin, trust_plugins=arguments.trust_plugins)
     y = None
     classes = model.image.classes if model.needs_labels else 0
     if arguments.label is not None and not 0 <= arguments.label < classes:

@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from zoo.errors import UserError
+from zoo.files import read_text
 from zoo.registry import did_you_mean
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -51,6 +52,7 @@ class DataConfig(BaseModel):
 
     name: str
     root: Path | None = None  # else the environment's DATA_ROOT, else data/
+    title: str | None = None  # what the data is called in results; None: its folder's name if it is yours, else `name`
     size: PositiveInt | None = None  # pixels, height and width; None: what the data set is known for
     limit: PositiveInt | None = None  # at most so many images of each official split, or in all where there is none
     range: PixelRange | None = None  # [0, 1] or [-1, 1]; None: what fits the model's output
@@ -117,7 +119,7 @@ class WandbConfig(_Strict):
     """Where Weights & Biases puts the run, if `trackers` names it."""
 
     project: str = "vae-zoo"
-    mode: Literal["online", "offline", "disabled"] = "online"
+    mode: Literal["online", "offline", "disabled"] | None = None  # None: as WANDB_MODE in the environment, else online
 
 
 class BenchmarkConfig(_Strict):
@@ -137,7 +139,10 @@ class Config(_Strict):
     data: DataConfig
     plugins: list[str] = []  # files (counted from the config file) or modules with variants, data sets, nets
     seed: NonNegativeInt = 0
-    out: Path | None = None  # the run's folder; None: runs/<variant>_<dataset>_z<latent>_s<size>_<seed>
+    out: Path | None = None  # the run's folder; None: runs/<variant>_<dataset>_z<latent>_s<size>_<seed>, or …_2, …_3
+    title: str | None = None  # what the run is called on a leaderboard; None: its variant's name
+    init_from: Path | None = None  # a run, or a model.safetensors, whose weights it starts from, as far as they fit
+    freeze: list[str] = []  # modules that are not trained, such as [encoder]
 
     epochs: PositiveFloat | None = None
     steps: PositiveInt | None = None
@@ -219,7 +224,7 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path} inherits from itself through base: {' -> '.join(p.name for p in (*above, path))}")
     if not path.is_file():
         raise UserError(f"there is no config file {path}" + (f" (named as base in {above[-1]})" if above else ""))
-    own = parse_yaml(path.read_text(encoding="utf-8"), str(path)) or {}
+    own = parse_yaml(read_text(path), str(path)) or {}
     if not isinstance(own, dict):
         raise UserError(f"{path} must hold `key: value` lines, not a {type(own).__name__}")
     bases = own.pop("base", None) or []
@@ -241,6 +246,15 @@ def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(merged.get(key), dict)
         merged[key] = _merge(merged[key], value) if both else value
     return merged
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return `{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        nested = isinstance(value, dict) and value
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
+    return flat
 
 
 def _inherit(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

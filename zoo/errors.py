@@ -23,6 +23,10 @@ class PluginError(UserError):
     """A mistake in somebody's code: a variant, a net, a data set, a metric, a sampler. Names class and method."""
 
 
+class DoesNotApply(UserError):
+    """What is asked of a variant is nothing that it has: no density, no codes, no noise."""
+
+
 class Diverged(RuntimeError):
     """The loss stopped being finite."""
 

@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from zoo.base import BaseVAE, Batch, ImageSpec, random_batch
 from zoo.engine.rehearsal import loss_name
-from zoo.errors import UserError
+from zoo.errors import DoesNotApply, UserError
 from zoo.models import create
 from zoo.nets.batch_norm import as_evaluated
 from zoo.options import signature_options
@@ -37,10 +37,6 @@ INHERITED: dict[str, tuple[Any, str, str]] = {
     "reduction": ("mean", "recon_weight", "self.recon_weight * recon"),
 }
 SPREADS = (1.0, 1.5, 2.2, 3.3, 5.0, 7.5)  # what an encoder's parameters are multiplied by, so that posteriors differ
-
-
-class DoesNotApply(Exception):
-    """A check has nothing to say of a variant."""
 
 
 def differing_images(image: ImageSpec, n: int = 4) -> Batch:

@@ -1,46 +1,35 @@
-"""A run from its first line to its last picture, and the folder that it leaves."""
+"""A run from its first line to its last picture."""
 
 from __future__ import annotations
 
-import json
-import math
-import shlex
-import sys
+import os
 from pathlib import Path
 from typing import Any
 
-import yaml
-from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 
-from zoo.base import BaseVAE
-from zoo.config import Config, load_config
-from zoo.data import Data, batches, build_data
-from zoo.data.cache import cache_folder
+from zoo.config import Config
+from zoo.data import batches
+from zoo.engine import folder
 from zoo.engine.checkpoint import load, weights_of, write_weights
-from zoo.engine.provenance import provenance
-from zoo.engine.setup import Run, choose_device, choose_precision, make_accelerator, set_threads, set_up
+from zoo.engine.launch import again, command
+from zoo.engine.provenance import plugin_digests, provenance
+from zoo.engine.setup import Run, set_up
 from zoo.engine.train import Trainer
-from zoo.errors import Undelivered, UserError
-from zoo.files import CONFIG_FILE, METRICS_FILE, MODEL_FILE, read_results, write_results
-from zoo.metrics.benchmark import EVERY_RUN, asked_for, benchmark
-from zoo.metrics.core import Subject
-from zoo.pictures.of_runs import write_pictures
-from zoo.registry import load_plugin
-
-# What a resumed run may change: how long it goes on, and what it writes on the way.
-MAY_CHANGE = {
-    *("epochs", "steps", "out", "plugins", "device", "shard", "threads", "keep", "trackers", "wandb"),
-    *("log_every", "eval_every", "checkpoint_every", "eval_batch_size", "benchmark"),
-}
+from zoo.errors import UserError
+from zoo.evaluation import complain, measure
+from zoo.files import MODEL_FILE
+from zoo.metrics.benchmark import asked_for
 
 
-def train(config: Config, resume: bool = False, dry_run: bool = False) -> int:
+def train(config: Config, resume: bool = False, dry_run: bool = False, overwrite: bool = False) -> int:
     """Train a run, evaluate it, and leave its folder.
 
     Args:
         config: From `load_config`; its open ends (out, data.range, data.size) are filled in.
         resume: Go on from the run's newest checkpoint, if it has one.
         dry_run: Take two steps, print the summary, and write nothing.
+        overwrite: Remove the run that lies in the folder.
 
     Returns:
         0, or the signal that ended training early.
@@ -53,38 +42,60 @@ def train(config: Config, resume: bool = False, dry_run: bool = False) -> int:
     run = set_up(config)
     asked_for(config, config.benchmark.metrics)  # now, and not when training is over
     accelerator, main = run.accelerator, run.accelerator.is_main_process
+    chosen, changed, fault = _choose_folder(run, resume, overwrite) if main else (None, {}, None)
+    run.out, changed, fault = broadcast_object_list([chosen, changed, fault])
+    if fault:
+        raise UserError(fault)
+    config.out = run.out
     if dry_run:
         return _dry_run(run)
-    _check_folder(run, resume)
-    accelerator.wait_for_everyone()
     if main:
-        run.out.mkdir(parents=True, exist_ok=True)
-        (run.out / CONFIG_FILE).write_text(yaml.safe_dump(config.dump(), sort_keys=False))
+        if overwrite and folder.holds_a_run(run.out):
+            folder.clear(run.out)
+        folder.begin(config, run.out)
         print(run.summary(), flush=True)
+    accelerator.wait_for_everyone()
     trainer = Trainer(run)
     resumed = resume and trainer.resume()
+    if trainer.step > run.total_steps:
+        raise UserError(
+            f"{run.out} has taken {trainer.step:,} steps, and epochs={config.epochs}, steps={config.steps} end at "
+            f"{run.total_steps:,}: a run can't be shortened"
+        )
     if main:
-        _truncate_metrics(run.out, trainer.step)
+        folder.drop_rows_after(run.out, trainer.step)
+        folder.add_to_history(run.out, trainer.step, run.total_steps, changed)
         if resume:
             print(f"resumed at step {trainer.step:,}" if resumed else "no checkpoint yet: starting from the beginning")
+        _tell_changes(changed, trainer.step)
     _start_trackers(run)
     stopped_by, failed = trainer.fit(), []
     if stopped_by:
         if main:
-            again = command() if "--resume" in sys.argv else f"{command()} --resume"
-            print(f"stopped at step {trainer.step:,}, checkpoint written; to go on: {again}", flush=True)
+            print(f"stopped at step {trainer.step:,}, checkpoint written; to go on: {again()}", flush=True)
     else:
         failed = finish(run, trainer)
     trainer.close()
-    _complain(failed, run.out)
+    complain(failed, run.out)
     return stopped_by
 
 
-def _complain(failed: list[str], out: Path) -> None:
-    if failed:
-        names = ", ".join(failed)
-        raise Undelivered(
-            f"no {names}, for the reason above; all else is in {out}, and `evaluate` computes what is missing"
+def _choose_folder(run: Run, resume: bool, overwrite: bool) -> tuple[Path | None, dict[str, Any], str]:
+    """Return the folder, what a resumed run changes, and what is wrong with that, to be told on all ranks alike."""
+    try:
+        out = folder.choose(run.config, run.out, resume, overwrite)
+        taken_up = resume and not overwrite and folder.holds_a_run(out)
+        return out, folder.changes(run.config, out) if taken_up else {}, ""
+    except UserError as error:
+        return None, {}, str(error)
+
+
+def _tell_changes(changed: dict[str, Any], step: int) -> None:
+    for key, (old, new) in changed.items():
+        print(f"{key} is {new} from step {step:,} on, and was {old}: the run's history and its hash tell")
+    if {"epochs", "steps"} & changed.keys():
+        print(
+            "what follows the share of the run done (lr_schedule, a variant's warm-up) follows the new length from here"
         )
 
 
@@ -105,42 +116,11 @@ def _dry_run(run: Run) -> int:
         trainer.model.train()
         trainer.take_step(images, labels)
         trainer.step += 1
-    loss = trainer.log.window.means(run.accelerator)["loss"]
+    loss = trainer.log.passed.means(run.accelerator)["loss"]
     if run.accelerator.is_main_process:
         print(f"dry run: two steps taken, mean loss {loss:.6g}; nothing written")
     trainer.close()
     return 0
-
-
-def _check_folder(run: Run, resume: bool) -> None:
-    file = run.out / CONFIG_FILE
-    if not file.is_file():
-        return
-    if not resume:
-        raise UserError(f"{run.out} already holds a run: add --resume to go on with it, or choose another out=")
-    before, now = yaml.safe_load(file.read_text()), run.config.dump()
-    changed = [key for key in now if key not in MAY_CHANGE and now[key] != before.get(key)]
-    if changed:
-        key = changed[0]
-        raise UserError(
-            f"{run.out} can't be resumed with another {key}: it was {before.get(key)} and is now {now[key]}; "
-            "choose another out= for a new run"
-        )
-
-
-def _truncate_metrics(out: Path, step: int) -> None:
-    """Drop the rows that lie after `step`: a run that was killed wrote them, and the resumed one will again."""
-    path = out / METRICS_FILE
-    if path.is_file():
-        rows = [line for line in path.read_text().splitlines() if _step_of(line) <= step]
-        path.write_text("".join(f"{row}\n" for row in rows))
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except ValueError:  # the killed process was in the middle of a line
-        return math.inf
 
 
 def _start_trackers(run: Run) -> None:
@@ -152,7 +132,8 @@ def _start_trackers(run: Run) -> None:
     if absent:
         raise UserError(f"the tracker {absent[0]!r} is not installed: pip install {absent[0]}, or set trackers=[]")
     run.accelerator.project_configuration.logging_dir = str(run.out)
-    settings = {"name": run.out.name, "dir": str(run.out), "mode": config.wandb.mode}
+    mode = config.wandb.mode or os.environ.get("WANDB_MODE", "online")
+    settings = {"name": run.out.name, "dir": str(run.out), "mode": mode}
     flat = {key: value if isinstance(value, int | float | str) else str(value) for key, value in config.dump().items()}
     try:
         run.accelerator.init_trackers(config.wandb.project, flat, {"wandb": settings})
@@ -172,7 +153,7 @@ def finish(run: Run, trainer: Trainer) -> list[str]:
     model, config = trainer.evaluated, run.config
     weights = weights_of(model)
     if run.accelerator.is_main_process:
-        write_weights(run.out / MODEL_FILE, weights, model.image, config.model, config.plugins)
+        write_weights(run.out / MODEL_FILE, weights, model.image, config.model, plugin_digests(config.plugins))
     if config.shard:
         run.accelerator.wait_for_everyone()
         model = load(run.out / MODEL_FILE, run.accelerator.device)
@@ -190,72 +171,6 @@ def finish(run: Run, trainer: Trainer) -> list[str]:
     }
     if trainer.log.seconds:  # a finished run that is resumed takes no step
         facts["images_per_second"] = trainer.log.images / trainer.log.seconds
-    return _measure(run.out, model, run.data, config, run.accelerator, facts)
-
-
-def evaluate_run(out: Path, overrides: list[str], again: bool = False) -> None:
-    """Measure what a trained run lacks, and draw its pictures, as training does at its end.
-
-    Args:
-        out: The run's folder.
-        overrides: Settings laid over its config.
-        again: Compute metrics anew that are in `results.json` already.
-
-    Raises:
-        UserError: if the folder holds no finished run.
-        Undelivered: if a metric that was asked for could not be computed.
-    """
-    if not (out / CONFIG_FILE).is_file():
-        raise UserError(f"{out} holds no run: there is no {CONFIG_FILE} in it")
-    if not (out / MODEL_FILE).is_file():
-        raise UserError(f"the run in {out} is not finished: there is no {MODEL_FILE} in it; go on with --resume")
-    config = load_config(out / CONFIG_FILE, [*overrides, f"out={out}"])
-    for plugin in config.plugins:
-        load_plugin(plugin)
-    asked_for(config, config.benchmark.metrics)
-    set_threads(config)
-    accelerator = make_accelerator(config, choose_precision(config, choose_device(config)))
-    with accelerator.main_process_first():
-        data = build_data(config.data)
-    failed = _measure(out, load(out, accelerator.device), data, config, accelerator, {}, again)
-    accelerator.end_training()
-    _complain(failed, out)
-
-
-def _measure(
-    out: Path,
-    model: BaseVAE,
-    data: Data,
-    config: Config,
-    accelerator: Accelerator,
-    facts: dict[str, Any],
-    again: bool = False,
-) -> list[str]:
-    subject = Subject(model.eval(), data, config, accelerator, cache_folder() / "references")
-    benchmark(out, subject, EVERY_RUN, again)
-    if accelerator.is_main_process:
-        write_results(out, provenance(config, model) | facts)
-        write_pictures(model, data, out)
-    accelerator.wait_for_everyone()
-    further = [name for name in config.benchmark.metrics if name not in EVERY_RUN]
-    failed = benchmark(out, subject, further, again)
-    if accelerator.is_main_process:
-        print(report(out), flush=True)
-    return failed
-
-
-def report(out: Path) -> str:
-    """Say in a few lines what a run's `results.json` holds."""
-    results = read_results(out)
-    rows, terms = results["metrics"], results["terms"]
-    width = max(len(name) for name in rows | terms)
-    lines = [f"  {name:<{width}}  {row['value']:<10.6g} {row['unit']}" for name, row in sorted(rows.items())]
-    lines += [f"  {name:<{width}}  {value:<10.6g} (a term of this loss)" for name, value in sorted(terms.items())]
-    return "\n".join([f"on {rows['loss']['n']:,} test images:", *lines, f"pictures and results in {out}"])
-
-
-def command() -> str:
-    """Return the command line that started this process, as it would be typed."""
-    program = Path(sys.argv[0]).name
-    launched = ["-m", "zoo"] if program == "__main__.py" else [program]
-    return shlex.join(["python", *launched, *sys.argv[1:]])
+    if run.accelerator.is_main_process:
+        facts |= provenance(config, model, folder.read_history(run.out), run.started_from)
+    return measure(run.out, model, run.data, config, run.accelerator, facts)

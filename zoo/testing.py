@@ -25,9 +25,10 @@ from zoo.base import UNIT, BaseVAE, Batch, ImageSpec, VAEOutput, random_batch
 from zoo.config import ModelConfig
 from zoo.engine.checkpoint import load, weights_of, write_weights
 from zoo.engine.rehearsal import check_players, images_fault, loss_name, own_parameters_alone, terms_fault
+from zoo.errors import DoesNotApply
 from zoo.models import create, missing_methods, preferred_range
 from zoo.parts.distributions import gaussian_kl, gaussian_sample, standard_normal
-from zoo.properties import DoesNotApply, Variant, check_properties, checks_of_numbers
+from zoo.properties import Variant, check_properties, checks_of_numbers
 
 
 class StubVAE(BaseVAE):
@@ -276,7 +277,7 @@ def check_saving(model: BaseVAE, batch: Batch, config: ModelConfig) -> None:
     """A saved model comes back as it was."""
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        write_weights(path, weights_of(model), model.image, config, plugins=[])
+        write_weights(path, weights_of(model), model.image, config, plugins={})
         loaded = load(path)
     for name, buffer in model.named_buffers():
         assert torch.equal(buffer, loaded.get_buffer(name)), f"the buffer {name} is not saved with the model"

@@ -15,8 +15,9 @@ import os
 import pickle
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ from torch import Tensor
 from zoo.base import BaseVAE, ImageSpec
 from zoo.config import ModelConfig
 from zoo.engine.sharding import put_together
-from zoo.errors import UserError
-from zoo.files import MODEL_FILE
+from zoo.errors import PluginError, UserError
+from zoo.files import MODEL_FILE, PLUGINS_FOLDER
 from zoo.models import create
 from zoo.registry import load_plugin
 
@@ -56,9 +57,17 @@ def weights_of(model: BaseVAE) -> dict[str, Tensor]:
 
 
 def write_weights(
-    path: Path, weights: dict[str, Tensor], image: ImageSpec, config: ModelConfig, plugins: list[str]
+    path: Path, weights: dict[str, Tensor], image: ImageSpec, config: ModelConfig, plugins: dict[str, str]
 ) -> None:
-    """Write contiguous weights with all it takes to build the model again: variant, options, image shape, plugins."""
+    """Write contiguous weights with all it takes to build the model again: variant, options, image shape, plugins.
+
+    Args:
+        path: Where.
+        weights: From `weights_of`.
+        image: The data's shape and range.
+        config: Variant and options.
+        plugins: The SHA-256 of each, by name.
+    """
     recipe = {"model": config.model_dump(), "image": asdict(image), "plugins": plugins}
     partial = path.with_name(f".{path.name}.partial")
     save_file(weights, partial, {"zoo": json.dumps(recipe, sort_keys=True)})
@@ -66,37 +75,103 @@ def write_weights(
     os.replace(partial, path)
 
 
-def load(run: Path | str, device: str | torch.device = "cpu") -> BaseVAE:
+def load(
+    run: Path | str,
+    device: str | torch.device = "cpu",
+    plugins: Sequence[str] = (),
+    trust_plugins: bool = False,
+) -> BaseVAE:
     """Build a run's model with its trained weights, in evaluation mode: `model = zoo.load("runs/mlp_mnist_z20_s28_0")`.
+
+    No code that a run names is imported, unless you say so.
 
     Args:
         run: A run's folder (its final weights, or those of the newest checkpoint), or a `model.safetensors`.
         device: Where to put the model.
+        plugins: Files or modules to load, such as that of the run's variant.
+        trust_plugins: Load the copies of plugins in the run's folder: their code is run.
+
+    Raises:
+        UserError: if there are no weights, the file is damaged or no model of this zoo, or a plugin is not loaded.
+    """
+    path = weights_file(Path(run))
+    recipe = recipe_of(path)
+    for plugin in plugins:
+        load_plugin(plugin)
+    if trust_plugins:
+        load_kept_plugins(path, recipe["plugins"])
+    config = ModelConfig(**recipe["model"])
+    image = recipe["image"] | {"range": tuple(recipe["image"]["range"])}
+    with telling_of_plugins(recipe["plugins"]):
+        model = create(config.name, ImageSpec(**image), **config.options)
+    try:
+        model.load_state_dict(load_file(path))
+    except RuntimeError:
+        raise UserError(f"the weights in {path} do not fit the variant {config.name!r} as it is now") from None
+    return model.to(device).eval()
+
+
+def weights_file(run: Path) -> Path:
+    """Return the file of a run's final weights, or of its newest checkpoint's; a file is taken for itself.
+
+    Raises:
+        UserError: if there is none.
+    """
+    candidates = [run] if run.is_file() else [run / MODEL_FILE, pointed_to(run / "checkpoints" / "latest") / MODEL_FILE]
+    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    if path is None:
+        raise UserError(f"there is no trained model in {run}: looked for {MODEL_FILE} and for checkpoints/latest")
+    return path
+
+
+def recipe_of(run: Path) -> dict[str, Any]:
+    """Return what a run's weights say of their model: variant and options, image, plugins by name with their SHA-256.
 
     Raises:
         UserError: if there are no weights, or the file is damaged or no model of this zoo.
     """
-    run = Path(run)
-    candidates = [run] if run.is_file() else [run / MODEL_FILE, run / "checkpoints" / "latest" / MODEL_FILE]
-    path = next((candidate for candidate in candidates if candidate.is_file()), None)
-    if path is None:
-        raise UserError(f"there is no trained model in {run}: looked for {MODEL_FILE} and for checkpoints/latest")
+    path = weights_file(run)
     try:
         with safe_open(path, "pt") as file:
             recipe = json.loads((file.metadata() or {})["zoo"])
-        tensors = load_file(path)
     except (SafetensorError, KeyError, json.JSONDecodeError) as error:
         raise UserError(f"{path} is damaged, or not a model of this zoo ({type(error).__name__})") from None
-    for plugin in recipe["plugins"]:
-        load_plugin(plugin)
-    config = ModelConfig(**recipe["model"])
-    image = recipe["image"] | {"range": tuple(recipe["image"]["range"])}
-    model = create(config.name, ImageSpec(**image), **config.options)
+    if isinstance(recipe["plugins"], list):  # of a run from before plugins were kept
+        recipe["plugins"] = {Path(plugin).name: "" for plugin in recipe["plugins"]}
+    return recipe
+
+
+def load_kept_plugins(path: Path, plugins: dict[str, str]) -> None:
+    """Import the copies of plugins beside a run's weights; a module that is installed, from where it is.
+
+    Raises:
+        UserError: if a copy is missing, or is not the file that the run was made with.
+    """
+    run = path.parents[2] if path.parent.name.startswith("step_") or path.parent.name == "latest" else path.parent
+    for name, digest in plugins.items():
+        kept = run / PLUGINS_FOLDER / name
+        if name.endswith(".py") and not kept.is_file():
+            raise UserError(f"{run} keeps no copy of its plugin {name}: pass --plugin FILE")
+        if digest and hashlib.sha256(kept.read_bytes()).hexdigest() != digest:
+            raise UserError(f"{kept} is not the file that the run was made with: pass --plugin FILE if you trust it")
+        load_plugin(str(kept) if name.endswith(".py") else name)
+
+
+@contextmanager
+def telling_of_plugins(plugins: dict[str, str]) -> Iterator[None]:
+    """Within it, a name that is not known may be that of a plugin, which is not loaded by itself: say so."""
     try:
-        model.load_state_dict(tensors)
-    except RuntimeError:
-        raise UserError(f"the weights in {path} do not fit the variant {config.name!r} as it is now") from None
-    return model.to(device).eval()
+        yield
+    except PluginError:
+        raise
+    except UserError as error:
+        if not plugins:
+            raise
+        named = ", ".join(f"{name} (sha256 {digest[:12]}…)" if digest else name for name, digest in plugins.items())
+        raise UserError(
+            f"{error}; it was made with the plugin {named}, which is not loaded by itself: pass --plugin FILE, or "
+            "--trust-plugins (trust_plugins=True) to run the code of the copy in the run's folder"
+        ) from error
 
 
 class Checkpoints:
@@ -153,7 +228,7 @@ class Checkpoints:
         self._link("latest", final)
         if best:
             self._link("best", final)
-        best_name = (self.folder / "best").resolve().name
+        best_name = pointed_to(self.folder / "best").name
         for old in self.steps()[: -self.keep]:
             if self.path(old).name != best_name:
                 shutil.rmtree(self.path(old))
@@ -188,10 +263,21 @@ class Checkpoints:
         return None
 
     def _link(self, name: str, target: Path) -> None:
+        """Point `name` to a checkpoint: by a symbolic link, or where the file system has none, a file with its name."""
         partial = self.folder / f".{name}.partial"
         partial.unlink(missing_ok=True)
-        partial.symlink_to(target.name)
+        try:
+            partial.symlink_to(target.name)
+        except OSError:
+            partial.write_text(target.name)
         os.replace(partial, self.folder / name)
+
+
+def pointed_to(pointer: Path) -> Path:
+    """Return the checkpoint that `latest` or `best` stands for; the pointer itself where it stands for none."""
+    if pointer.is_file() and not pointer.is_symlink():
+        return pointer.with_name(Path(pointer.read_text()).name)
+    return pointer.resolve()
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -29,7 +29,8 @@ STEPS_ASIDE = 256
 class Totals:
     """Sums of logged terms, kept on the device: reading one costs a sync, and adding one to a sum a kernel.
 
-    So a step's terms, one vector, are only put aside, and summed some hundred steps at a time.
+    So a step's terms, one vector, are only put aside, and summed some hundred steps at a time: in float64 where there
+    is such, so that a mean comes out alike wherever the sum was interrupted.
     """
 
     sums: dict[str, Tensor] = field(default_factory=dict)
@@ -51,15 +52,20 @@ class Totals:
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
         """Return each term's mean over steps and ranks. A collective, and a sync."""
+        sums = self.over_ranks(accelerator)
+        return {key: torch.tensor(total / self.counts[key]).float().item() for key, total in sums.items()}
+
+    def over_ranks(self, accelerator: Accelerator) -> dict[str, float]:
+        """Return each term's sum over the steps, the ranks' mean. A collective, and a sync."""
         self._sum_up()
         if not self.sums:
             return {}
-        stacked = torch.stack([total / self.counts[key] for key, total in self.sums.items()])
+        stacked = torch.stack(list(self.sums.values()))
         return dict(zip(self.sums, accelerator.reduce(stacked, "mean").tolist(), strict=True))
 
     def _sum_up(self) -> None:
         for keys, steps in self.aside.items():
-            for key, total in zip(keys, torch.stack(steps).float().sum(0).unbind(), strict=True):
+            for key, total in zip(keys, torch.stack(steps).to(_widest(steps[0])).sum(0).unbind(), strict=True):
                 self._add_sum(key, total, len(steps))
         self.aside = {}
 
@@ -68,19 +74,24 @@ class Totals:
         self.counts[key] = self.counts.get(key, 0) + count
 
 
+def _widest(tensor: Tensor) -> torch.dtype:
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
+
+
 class Log:
     """The rows of `metrics.jsonl`, sent to the trackers and shown on the terminal as well.
 
     Attributes:
-        window: Terms since the last row.
-        epoch: Terms since the epoch began, up to the last row.
+        passed: Terms since the loop was last interrupted, by whatever was due.
+        window: Terms since they were last logged, up to that interruption.
+        epoch: Terms since the epoch began, up to that interruption.
         seconds: Spent on training steps, without what is done between them.
         images: Trained on in that time.
     """
 
     def __init__(self, run: Run) -> None:
-        self.run, self.accelerator = run, run.accelerator
-        self.window, self.epoch = Totals(), Totals()
+        self.run, self.config, self.accelerator = run, run.config, run.accelerator
+        self.passed, self.window, self.epoch = Totals(), Totals(), Totals()
         self.seconds, self.images = 0.0, 0
         self.painter: Painter | None = None
 
@@ -99,25 +110,32 @@ class Log:
             self.painter = None
 
     def start_clock(self) -> None:
-        """Count the time from now on as training, until `take_window`."""
+        """Count the time from now on as training, until `interrupt`."""
         self.clock = time.perf_counter()
 
     def add(self, player: str, names: tuple[str, ...], values: Tensor) -> None:
         """Take up the terms of one pass of a player."""
-        self.window.add(names if player == "vae" else tuple(f"{player}/{name}" for name in names), values)
+        self.passed.add(names if player == "vae" else tuple(f"{player}/{name}" for name in names), values)
 
     def step_done(self) -> None:
         """Count a step."""
-        self.images += self.run.config.batch_size
+        self.images += self.config.batch_size
         self.bar.update()
 
-    def take_window(self) -> dict[str, float]:
-        """Return the means of all terms since the last row, and stop the clock. A collective, and the sync."""
-        means = self.window.means(self.accelerator)
+    def interrupt(self) -> dict[str, float]:
+        """Return the means of all terms since the last interruption, and stop the clock. A collective, and the sync."""
+        means = self.passed.means(self.accelerator)
         self.seconds += time.perf_counter() - self.clock
-        self.epoch.absorb(self.window)
-        self.window = Totals()
+        self.epoch.absorb(self.passed)
+        self.window.absorb(self.passed)
+        self.passed = Totals()
         return means
+
+    def take_window(self) -> tuple[dict[str, float], int]:
+        """Return the means of all terms since they were last logged, and over how many steps. A collective."""
+        means, steps = self.window.means(self.accelerator), self.window.counts.get("loss", 0) // self.config.accumulate
+        self.window = Totals()
+        return means, steps
 
     def take_epoch(self) -> dict[str, float]:
         """Return the means of all terms of the epoch that is over. A collective."""
@@ -151,11 +169,19 @@ class Log:
             self.drawn_at = time.monotonic()
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps of the epoch. A collective."""
-        return {"epoch_means": self.epoch.means(self.accelerator), "epoch_counts": self.epoch.counts}
+        """Return what a checkpoint keeps of the epoch and the window, copies. A collective."""
+        return {
+            f"{name}_{what}": value
+            for name, totals in (("epoch", self.epoch), ("window", self.window))
+            for what, value in (("sums", totals.over_ranks(self.accelerator)), ("counts", dict(totals.counts)))
+        }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go back to what `state` returned."""
-        means, counts = state["epoch_means"], state["epoch_counts"]
         device = self.accelerator.device
-        self.epoch = Totals({key: torch.tensor(means[key] * counts[key], device=device) for key in means}, counts)
+        for name in ("epoch", "window"):
+            dtype = _widest(torch.empty(0, device=device))
+            sums = {
+                key: torch.tensor(total, dtype=dtype, device=device) for key, total in state[f"{name}_sums"].items()
+            }
+            setattr(self, name, Totals(sums, dict(state[f"{name}_counts"])))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
+import hashlib
 import itertools
 import math
 import os
@@ -15,11 +16,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, PartialState
 from accelerate.utils import broadcast_object_list
+from safetensors.torch import load_file
 from torch import nn
 
 from zoo.base import VARIANTS, BaseVAE, Batch, random_batch
 from zoo.config import Config, OptimizerConfig
 from zoo.data import Data, build_data
+from zoo.engine.checkpoint import recipe_of, weights_file
 from zoo.engine.optimizers import player_settings
 from zoo.engine.rehearsal import rehearse
 from zoo.errors import UserError
@@ -32,13 +35,14 @@ if torch.distributed.is_available():
     import torch.distributed.nn.functional
 
 TUNING_STEPS = 6
+SHOWN = 8  # of what does not fit
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of malloc.h
 PLAIN = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
 @dataclass
 class Run:
-    """Everything a config is turned into."""
+    """Everything a config is turned into; `started_from` is the SHA-256 of the weights that it was given, or ""."""
 
     config: Config
     out: Path
@@ -48,6 +52,7 @@ class Run:
     precision: str
     channels_last: bool
     total_steps: int
+    started_from: str = ""
 
     @property
     def images_per_rank(self) -> int:
@@ -144,6 +149,8 @@ def set_up(config: Config) -> Run:
         if player not in model.players:
             known = did_you_mean(player, (*model.players, *OptimizerConfig.model_fields))
             raise UserError(f"optimizer.{player}: model {config.model.name!r} has no such player.{known}")
+    started_from = init_from(model, config.init_from) if config.init_from else ""
+    freeze(model, config)
     precision = choose_precision(config, device, variant.bf16_safe)
     if not config.shard or device == "cpu":  # on a GPU there may be no room for a second of what is to be shared out
         rehearse(model, processes.device, precision, config.batch_size // (ranks * config.accumulate))
@@ -162,12 +169,59 @@ def set_up(config: Config) -> Run:
         )
     config.data.range = pixel_range
     config.data.size = model.image.height
-    if config.out is None:
-        latent = f"_z{model.latent_dim}" if hasattr(model, "latent_dim") else ""
-        name = f"{config.model.name}_{config.data.name}{latent}_s{model.image.height}_{config.seed}"
-        config.out = Path("runs") / name
+    latent = f"_z{model.latent_dim}" if hasattr(model, "latent_dim") else ""
+    name = f"{config.model.name}_{config.data.name}{latent}_s{model.image.height}_{config.seed}"
+    out = config.out or Path("runs") / name
     total = config.steps or math.ceil(config.epochs * len(data.train) / config.batch_size)  # type: ignore[operator]
-    return Run(config, config.out, data, model, accelerator, precision, channels_last, total)
+    return Run(config, out, data, model, accelerator, precision, channels_last, total, started_from)
+
+
+def init_from(model: BaseVAE, source: Path) -> str:
+    """Give a model what fits of another's weights, and say what does.
+
+    Args:
+        model: Just built.
+        source: A run's folder, or a `model.safetensors`.
+
+    Returns:
+        The SHA-256 of the weights' file.
+
+    Raises:
+        UserError: if there are no weights, or nothing fits.
+    """
+    path = weights_file(source.expanduser())
+    recipe_of(path)  # it is a model of this zoo
+    given, own = load_file(path), model.state_dict()
+    own.pop("progress")
+    fitting = {name: given[name] for name, tensor in own.items() if name in given and given[name].shape == tensor.shape}
+    if not fitting:
+        raise UserError(f"init_from: nothing in {path} fits {type(model).__name__}, by name and shape")
+    model.load_state_dict(fitting, strict=False)
+    lacking = [
+        f"{name} {list(tensor.shape)}" + (f" (there {list(given[name].shape)})" if name in given else "")
+        for name, tensor in own.items()
+        if name not in fitting
+    ]
+    if os.environ.get("RANK", "0") == "0":
+        print(f"init    {len(fitting)} of {len(own)} tensors from {path}")
+        if lacking:
+            print(f"        new: {', '.join(lacking[:SHOWN])}" + (", …" if len(lacking) > SHOWN else ""))
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def freeze(model: BaseVAE, config: Config) -> None:
+    """Keep the modules that a config names as they are.
+
+    Raises:
+        UserError: if there is no such module.
+    """
+    known = [name for name, _ in model.named_modules() if name]
+    for name in config.freeze:
+        if name not in known:
+            raise UserError(
+                f"freeze names {name!r}, which is no module of {type(model).__name__}.{did_you_mean(name, known)}"
+            )
+        model.get_submodule(name).requires_grad_(False)
 
 
 def check_shardable(config: Config, model: BaseVAE, ranks: int) -> None:

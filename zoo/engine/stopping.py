@@ -11,15 +11,19 @@ from accelerate import Accelerator
 AGREE_EVERY = 10  # steps between agreeing, over several processes, on whether to stop
 
 
+# Ctrl-C, a scheduler's end, a dropped connection, SLURM's warning; Windows has only the first two.
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+
+
 class StopRequest:
-    """Turns the first Ctrl-C or SIGTERM into a flag, read between steps; a second one kills as usual."""
+    """Turns the first of `SIGNALS` into a flag, read between steps; a second one kills as usual."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
         self.signal = 0
 
     def __enter__(self) -> StopRequest:
-        self._before = {s: signal.signal(s, self._set) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {s: signal.signal(s, self._set) for s in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:

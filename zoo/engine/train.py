@@ -22,6 +22,7 @@ from zoo.data import augmented, batches
 from zoo.engine.checkpoint import Checkpoints, load_state, snapshot, weights_of, write_weights
 from zoo.engine.log import Log
 from zoo.engine.optimizers import learning_rate
+from zoo.engine.provenance import plugin_digests
 from zoo.engine.setup import Run
 from zoo.engine.sharding import let_go, shard, share_out, share_out_moments, whole
 from zoo.engine.step import Player, TrainStep, make_players, noise_seed, seed_noise
@@ -89,7 +90,7 @@ class Trainer:
         """
         config, total = self.config, self.run.total_steps
         stream = batches(self.run.data.train, config.batch_size, config.seed, self.step, total, self.rank, self.world)
-        self.model.train()
+        self._to_training_mode()
         stopping = 0
         with StopRequest(self.accelerator) as stop, self.log.running(self.step):
             next_due = self._next_due()
@@ -194,22 +195,37 @@ class Trainer:
         """Log, and validate, draw and save where that is due."""
         new_best = False
         with whole(self.train_step):
-            terms = self.log.take_window()
-            self._check_finite(terms, saved=due.validate or due.save or stopping)
-            row = {"step": self.step, "epoch": self.step * self.config.batch_size / len(self.run.data.train)}
-            row |= {f"train/{name}": value for name, value in terms.items()}
-            row["lr"] = learning_rate(self.config, self.players[0].lr, self.step - 1, self.run.total_steps)
+            self._check_finite(self.log.interrupt(), saved=due.validate or due.save or stopping)
+            row: dict[str, Any] = {}
+            if due.log:
+                row |= self._logged()
             if due.validate:
                 row |= self._validate(due.epoch_ends)
                 new_best = row["val/loss"] < self.best_val
                 self.best_val = min(self.best_val, row["val/loss"])
-            self.log.write(row)
+            if row:
+                epoch = self.step * self.config.batch_size / len(self.run.data.train)
+                self.log.write({"step": self.step, "epoch": epoch} | row)
             if due.validate:
                 self.log.draw(self.evaluated)
-                self.model.train()
+                self._to_training_mode()
         if due.save or new_best or stopping:
             self.save(new_best)
         self.log.start_clock()
+
+    def _logged(self) -> dict[str, Any]:
+        """Return the terms' means over the window, which says its length where that is not `log_every`."""
+        terms, steps = self.log.take_window()
+        row: dict[str, Any] = {f"train/{name}": value for name, value in terms.items()}
+        if steps != self.config.log_every:
+            row["window"] = steps
+        return row | {"lr": learning_rate(self.config, self.players[0].lr, self.step - 1, self.run.total_steps)}
+
+    def _to_training_mode(self) -> None:
+        """Train what is not frozen: a frozen module stays as it is, statistics of its BatchNorm and all."""
+        self.model.train()
+        for name in self.config.freeze:
+            self.model.get_submodule(name).eval()
 
     def _check_finite(self, terms: dict[str, float], saved: bool) -> None:
         """Stop a run that diverged; `saved`: whether the weights are about to be saved or measured, so must be finite.
@@ -235,7 +251,6 @@ class Trainer:
             row["epoch"] = self._epochs_done(self.step)
             row |= {f"train/epoch_{name}": value for name, value in self.log.take_epoch().items()}
         terms = mean_terms(self.evaluated, self.run.data.val, self.accelerator, self.config.eval_batch_size)
-        self.model.train()
         return row | {f"val/{name}": value for name, value in terms.items()}
 
     # ---- checkpoints
@@ -255,10 +270,11 @@ class Trainer:
         # there are more threads than cores, OpenMP's no longer wait awake: every later step takes a fifth longer.
         self.checkpoints.finish()
         weights, state, image, config = weights_of(self.model), snapshot(state), self.model.image, self.config
+        plugins = plugin_digests(config.plugins)
         if self.accelerator.is_main_process:
             self.checkpoints.save_meanwhile(
                 self.step,
-                lambda path: write_weights(path, weights, image, config.model, config.plugins),
+                lambda path: write_weights(path, weights, image, config.model, plugins),
                 state,
                 progress,
                 best,

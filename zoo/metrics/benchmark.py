@@ -15,7 +15,8 @@ from accelerate.utils import broadcast_object_list
 from tqdm import tqdm
 
 from zoo.config import Config
-from zoo.errors import PluginError, UserError, crash, is_ours, place
+from zoo.engine.provenance import code
+from zoo.errors import DoesNotApply, PluginError, UserError, crash, is_ours, place
 from zoo.files import MODEL_FILE, RESULTS_FILE, read_results, write_results
 from zoo.metrics.core import METRICS, Score, Subject
 from zoo.metrics.samplers import SAMPLERS
@@ -40,7 +41,9 @@ def asked_for(config: Config, metrics: Sequence[str]) -> list[tuple[Entry[Any], 
     ]
 
 
-def benchmark(out: Path, subject: Subject, metrics: Sequence[str], again: bool = False) -> list[str]:
+def benchmark(
+    out: Path, subject: Subject, metrics: Sequence[str], again: bool = False, elsewhere: str | None = None
+) -> list[str]:
     """Compute metrics and add them to the run's `results.json`, each as soon as it is there.
 
     A metric is skipped if the results hold it already, from the same weights and settings; a metric that can't be
@@ -52,9 +55,10 @@ def benchmark(out: Path, subject: Subject, metrics: Sequence[str], again: bool =
         subject: The model and what it is scored on; `subject.config.benchmark` holds the metrics' options.
         metrics: Their names.
         again: Compute anew what is there already.
+        elsewhere: The name of the data, where it is not the run's own: results are kept beside the run's.
 
     Returns:
-        The metrics, and the samples, that a mistake in somebody's code kept from being computed.
+        The metrics, and the samples, that could not be computed, but for metrics that do not apply to the variant.
 
     Raises:
         UserError: if a metric's name or option is wrong, or one of `EVERY_RUN` can't be computed.
@@ -68,7 +72,7 @@ def benchmark(out: Path, subject: Subject, metrics: Sequence[str], again: bool =
     for entry, options in bar:
         bar.set_postfix_str(entry.name)
         key = _key(weights, config, entry.name)
-        results = read_results(out) if main else {}
+        results = read_results(out, elsewhere) if main else {}
         done, taken = results.get("benchmarked", {}), set(results.get("metrics", {}))
         if entry.name in done:  # then its own rows are among them
             taken = set()
@@ -84,13 +88,16 @@ def benchmark(out: Path, subject: Subject, metrics: Sequence[str], again: bool =
                 raise
             if main:
                 print(f"warning: no {entry.name}: {error}", file=sys.stderr)
-            if isinstance(error, PluginError):
+            if not isinstance(error, DoesNotApply):
                 failed.append(entry.name)
             continue
         if main:
             rows = {name: {k: v for k, v in asdict(score).items() if v is not None} for name, score in scores.items()}
-            write_results(out, subject.notes | {"metrics": rows, "benchmarked": done | {entry.name: key}})
-    broken = [name for name in config.benchmark.samplers if isinstance(subject.memo.get(f"warned {name}"), PluginError)]
+            rows = {name: row | {"commit": code()["commit"]} for name, row in rows.items()}
+            found = subject.notes | {"metrics": rows, "benchmarked": done | {entry.name: key}}
+            write_results(out, found, elsewhere)
+    warned = ((name, subject.memo.get(f"warned {name}")) for name in config.benchmark.samplers)
+    broken = [name for name, error in warned if error is not None and not isinstance(error, DoesNotApply)]
     return failed + [f"samples from {name!r}" for name in broken]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from zoo.errors import UserError
+from zoo.errors import DoesNotApply
 from zoo.metrics.core import Score, Subject, register_metric
 from zoo.parts.quantizers import perplexity, usage_counts
 
@@ -24,7 +24,7 @@ def codebook(subject: Subject) -> dict[str, Score]:
     """
     model, test = subject.model, subject.data.test
     if not model.codebook_size:
-        raise UserError(f"{subject.config.model.name!r} has no codebook: its latent is continuous")
+        raise DoesNotApply(f"{subject.config.model.name!r} has no codebook: its latent is continuous")
     images = test.subset(torch.arange(min(POINTS, len(test))))
     parts = {number: model.indices(batch.x, batch.y) for number, batch in subject.batches(images)}
     indices = subject.gather(parts)  # [N, P]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from zoo.data.sampler import permutation
-from zoo.errors import UserError
+from zoo.errors import DoesNotApply, UserError
 from zoo.metrics.core import Score, Subject, register_metric
 
 POINTS = 10_000
@@ -279,7 +279,7 @@ def _points(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
     data = subject.data
     splits = [split for split in (data.train, data.val, data.test) if split.factors is not None]
     if not splits:
-        raise UserError(
+        raise DoesNotApply(
             f"disentanglement is measured against known factors of variation, which the data set {data.name!r} "
             "does not have: use 'shapes'"
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.data import Images
-from zoo.errors import UserError
+from zoo.errors import DoesNotApply
 from zoo.metrics.core import Score, Subject, register_metric
 from zoo.metrics.likelihood import elbo_and_kl
 from zoo.parts.distributions import gaussian_kl_per_dim, gaussian_log_prob, standard_normal
@@ -126,7 +126,7 @@ def _posteriors(subject: Subject) -> tuple[Tensor, ...]:
 def _gaussians(subject: Subject) -> tuple[Tensor, Tensor]:
     posteriors = _posteriors(subject)
     if len(posteriors) != 2:
-        raise UserError(
+        raise DoesNotApply(
             f"the posterior of {subject.config.model.name!r} is no diagonal Gaussian, so kl_per_dim and "
             "mutual_information can't be measured"
         )

@@ -16,7 +16,7 @@ from pydantic import PositiveInt
 
 from zoo.base import BaseVAE
 from zoo.data import Images
-from zoo.errors import UserError
+from zoo.errors import DoesNotApply
 from zoo.metrics.core import Score, Subject, register_metric
 from zoo.parts.distributions import Likelihood
 
@@ -106,7 +106,7 @@ def elbo_and_kl(subject: Subject, split: Images) -> tuple[float, float]:
     """
     terms = subject.mean_terms(split)
     if not {"elbo", "kl"} <= terms.keys():
-        raise UserError(
+        raise DoesNotApply(
             f"the loss of {subject.config.model.name!r} does not report elbo and kl, so elbo, distortion, rate and "
             "mutual information can't be measured"
         )
@@ -133,7 +133,7 @@ def nll(subject: Subject, *, k: PositiveInt = 1000, binarise: Binarise = "no") -
     """
     split, protocol = _images(subject, binarise)
     if type(subject.model).log_likelihood is BaseVAE.log_likelihood:
-        raise UserError(f"{subject.config.model.name!r} has no log_likelihood, so nll can't be measured")
+        raise DoesNotApply(f"{subject.config.model.name!r} has no log_likelihood, so nll can't be measured")
     parts = {}
     for number, batch in subject.batches(split):
         parts[number] = -subject.model.log_likelihood(batch.x, k, batch.y)  # [B]
@@ -162,7 +162,7 @@ def _images(subject: Subject, binarise: Binarise) -> tuple[Images, str]:
         return test, _pixels(subject)
     if likelihood.kind != "bce":
         low, high = subject.model.image.range
-        raise UserError(
+        raise DoesNotApply(
             f"binarise={binarise} needs images in [0, 1] and a likelihood of binary pixels, recon 'bce', "
             f"not {likelihood.kind!r} on [{low:g}, {high:g}]"
         )
@@ -186,7 +186,7 @@ def _pixels(subject: Subject) -> str:
 def _likelihood(subject: Subject) -> Likelihood:
     likelihood = getattr(subject.model, "likelihood", None)
     if likelihood is None:
-        raise UserError(f"{subject.config.model.name!r} has no likelihood p(x|z), so elbo and nll can't be measured")
+        raise DoesNotApply(f"{subject.config.model.name!r} has no likelihood p(x|z), so elbo and nll can't be measured")
     return likelihood
 
 

@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from zoo.errors import UserError
+from zoo.errors import DoesNotApply, UserError
 from zoo.metrics import features
 from zoo.metrics.core import Score, Subject, register_metric
 from zoo.metrics.fid import frechet_distance, protocol
@@ -57,7 +57,7 @@ def ssim(subject: Subject) -> dict[str, Score]:
         UserError: if the images are smaller than the window.
     """
     if (size := _size(subject)) < WINDOW:
-        raise UserError(f"SSIM's window of {WINDOW} pixels does not fit into images of {size}")
+        raise DoesNotApply(f"SSIM's window of {WINDOW} pixels does not fit into images of {size}")
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     def compare(recon: Tensor, image: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def ms_ssim(subject: Subject) -> dict[str, Score]:
     """
     betas = scale_weights(size := _size(subject))
     if len(betas) < 2:
-        raise UserError(f"MS-SSIM needs images of {2 * WINDOW} pixels or more, not {size}: use ssim")
+        raise DoesNotApply(f"MS-SSIM needs images of {2 * WINDOW} pixels or more, not {size}: use ssim")
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
     how = f"MS-SSIM, Gaussian window {WINDOW} px, sigma 1.5, betas {', '.join(f'{beta:.4f}' for beta in betas)}"
@@ -101,7 +101,7 @@ def lpips(subject: Subject) -> dict[str, Score]:
     """
     channels, size = subject.model.image.channels, _size(subject)
     if channels != 3 or size < LPIPS_MIN_SIZE:
-        raise UserError(
+        raise DoesNotApply(
             f"LPIPS compares colour images of {LPIPS_MIN_SIZE} pixels or more, not {channels} x {size} x {size}"
             if channels == 3
             else f"LPIPS compares images of 3 channels, not {channels}: use ssim"

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from zoo.data import evaluation_batches
-from zoo.errors import PluginError, UserError, crash, is_ours, place
+from zoo.errors import DoesNotApply, PluginError, UserError, crash, is_ours, place
 from zoo.metrics.core import Subject
 from zoo.parts.distributions import standard_normal
 from zoo.parts.priors import SecondStage
@@ -194,7 +194,7 @@ def training_latents(subject: Subject) -> Tensor:
         model, train = subject.model, subject.data.train
         _, probe = next(evaluation_batches(train.subset(torch.arange(1)), model, 1))  # the same on every rank
         if model.codebook_size or not model.encode(*probe)[0].ndim == model(*probe).z.ndim == 2:
-            raise UserError(
+            raise DoesNotApply(
                 f"a density can't be fitted to the latents of {subject.config.model.name!r}, which are not one "
                 "continuous vector per image: leave benchmark.samplers at [prior]"
             )

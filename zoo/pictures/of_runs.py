@@ -40,5 +40,4 @@ def write_pictures(model: BaseVAE, data: Data, out: Path) -> None:
     of_models.interpolations(model, batch, out / "interpolations.png")
     points = (b for number, b in evaluation_batches(data.test, model, 500) if number * 500 < LATENT_POINTS)
     of_models.latent_space(model, points, out / "latent_space.png", data.class_names)
-    if data.test.factors is not None:
-        of_models.traversals(model, batch, out / "traversals.png")
+    of_models.traversals(model, batch, out / "traversals.png")

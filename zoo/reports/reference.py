@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, PositiveFloat, model_validator
 
-from zoo.config import check, parse_yaml
+from zoo.config import check, flatten, parse_yaml
 from zoo.errors import UserError
 from zoo.files import CONFIG_FILE, METRICS_FILE, RESULTS_FILE
 
@@ -47,6 +47,8 @@ class Results(BaseModel):
     batch_size: int | None = None
     images_per_second: float | None = None
     device: str = "unknown"
+    title: str | None = None
+    version: str = "unknown"
     processes: int = 1
     precision: str = "unknown"
     command: str = ""
@@ -99,15 +101,6 @@ def _with_defaults(model: dict[str, Any]) -> dict[str, Any]:
     except UserError:  # a plugin's variant: what the config says is all there is to know
         return model
     return model | {name: option.default for name, option in options.items()} | given
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return `{"a": {"b": 1}}` as `{"a.b": 1}`."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        nested = isinstance(value, dict) and value
-        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
-    return flat
 
 
 class Table(BaseModel):

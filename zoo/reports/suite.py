@@ -31,10 +31,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
-from zoo.config import Config, check, load_config, parse_yaml
+from zoo.config import Config, check, flatten, load_config, parse_yaml
 from zoo.errors import UserError
 from zoo.files import CONFIG_FILE
-from zoo.reports.reference import Run, flatten, read_run
+from zoo.reports.reference import Run, read_run
 
 PROGRAM = [sys.executable, "-m", "zoo"]
 LOG_FILE = "suite.log"

@@ -1,0 +1,187 @@
+"""A run's folder: which one is taken, what lies in it already, and what became of the run so far.
+
+history.jsonl     a line a start: when, at which step, by which command and code, what was changed
+plugins/          copies of the plugins' files
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import os
+import shutil
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from zoo.config import Config, check, flatten, parse_yaml
+from zoo.engine.launch import command
+from zoo.engine.provenance import code, plugin_digests
+from zoo.errors import UserError
+from zoo.files import CONFIG_FILE, HISTORY_FILE, METRICS_FILE, MODEL_FILE, PLUGINS_FOLDER, RESULTS_FILE, read_text
+
+CHECKPOINTS = "checkpoints"
+# What a resumed run may change without a trace: what it writes on the way, and on what it is computed.
+MAY_CHANGE = (
+    *("out", "title", "plugins", "device", "shard", "threads", "keep", "trackers", "wandb", "data.root"),
+    *("log_every", "eval_every", "checkpoint_every", "eval_batch_size", "benchmark"),
+)
+# What it may change so that it is another run than one that had it from the start: its history, and its hash, tell.
+CHANGES_THE_RUN = ("epochs", "steps", "lr", "clip", "mixed_precision")
+
+
+def choose(config: Config, default: Path, resume: bool, overwrite: bool) -> Path:
+    """Return the folder of a run: `out`, or the first of `default`, `default_2`, … that is free.
+
+    With `resume`, the last of these that holds a run with this config, if there is one.
+
+    Raises:
+        UserError: if the folder holds another run, or can't be a folder.
+    """
+    if config.out is not None:
+        out = config.out.expanduser()
+        if holds_a_run(out) and not overwrite:
+            if not resume:
+                raise UserError(
+                    f"{out} already holds a run: add --resume to go on with it, --overwrite to remove it, or choose "
+                    "another out="
+                )
+            changes(config, out)
+        return out
+    taken = list(itertools.takewhile(holds_a_run, _numbered(default)))
+    for out in reversed(taken):
+        if (resume or overwrite) and _agrees(config, out):
+            return out
+    return next(out for out in _numbered(default) if out not in taken)
+
+
+def _numbered(default: Path) -> itertools.chain[Path]:
+    further = (default.with_name(f"{default.name}_{number}") for number in itertools.count(2))
+    return itertools.chain([default], further)
+
+
+def _agrees(config: Config, out: Path) -> bool:
+    try:
+        changes(config, out)
+    except UserError:
+        return False
+    return True
+
+
+def holds_a_run(out: Path) -> bool:
+    """Say whether a folder holds anything of a run that would be lost: weights, or a checkpoint.
+
+    Raises:
+        UserError: if nobody can look into it.
+    """
+    try:
+        return os.path.lexists(out / MODEL_FILE) or any((out / CHECKPOINTS).glob("step_*"))
+    except OSError as error:
+        raise UserError(f"out is {out}, where no run can be: {error.strerror}") from None
+
+
+def changes(config: Config, out: Path) -> dict[str, Any]:
+    """Return in which settings that matter a resumed run differs from what lies in its folder: key to [old, new].
+
+    Raises:
+        UserError: if one differs that a run can't change, or the stored config can't be read.
+    """
+    file = out / CONFIG_FILE
+    stored = parse_yaml(read_text(file), str(file))
+    if not isinstance(stored, dict):
+        raise UserError(f"{file} is cut off, so that nobody can say what would be resumed: choose another out=")
+    before: Config = check(Config, stored, str(file))  # a key that was not known then has its default
+    old, new = (flatten(each.dump()) for each in (before, config))
+    differing = {}
+    for key in sorted({*old, *new}):
+        if old.get(key) == new.get(key) or _is_among(key, MAY_CHANGE):
+            continue
+        if not _is_among(key, CHANGES_THE_RUN):
+            raise UserError(
+                f"{out} can't be resumed with another {key}: it was {old.get(key)} and is now {new.get(key)}; choose "
+                "another out= for a new run"
+            )
+        differing[key] = [old.get(key), new.get(key)]
+    return differing
+
+
+def _is_among(key: str, keys: tuple[str, ...]) -> bool:
+    return any(key == each or key.startswith(f"{each}.") for each in keys)
+
+
+def clear(out: Path) -> None:
+    """Remove a run from a folder, and say so; what else lies there stays."""
+    ours = [CONFIG_FILE, METRICS_FILE, MODEL_FILE, RESULTS_FILE, HISTORY_FILE]
+    for path in [*(out / name for name in ours), *out.glob("*.png")]:
+        path.unlink(missing_ok=True)
+    for folder in (CHECKPOINTS, PLUGINS_FOLDER):
+        shutil.rmtree(out / folder, ignore_errors=True)
+    print(f"removed the run in {out}: its weights, checkpoints, results, log and pictures")
+
+
+def begin(config: Config, out: Path) -> None:
+    """Make the folder, and write the config and copies of the plugins into it.
+
+    Raises:
+        UserError: if it can't be written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / CONFIG_FILE).write_text(yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True))
+        plugin_digests(config.plugins)  # no two of one name
+        for plugin in config.plugins:
+            if plugin.endswith(".py"):
+                (out / PLUGINS_FOLDER).mkdir(exist_ok=True)
+                copy = out / PLUGINS_FOLDER / Path(plugin).name
+                if Path(plugin).resolve() != copy.resolve():
+                    shutil.copyfile(plugin, copy)
+    except OSError as error:
+        raise UserError(f"out is {out}, where no run can be written: {error.strerror} ({error.filename})") from None
+
+
+def read_history(out: Path) -> list[dict[str, Any]]:
+    """Return a run's starts, the first one first; none of a run older than histories."""
+    path = out / HISTORY_FILE
+    return [json.loads(line) for line in read_text(path).splitlines()] if path.is_file() else []
+
+
+def add_to_history(out: Path, step: int, planned: int, changed: dict[str, Any]) -> None:
+    """Write down a start.
+
+    Args:
+        out: The run's folder.
+        step: Where it starts.
+        planned: At which step it will end.
+        changed: Settings that matter and are others now: key to [old, new].
+    """
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    known = code()
+    life = {
+        "started": now,
+        "step": step,
+        "planned": planned,
+        "changed": changed,
+        "command": command(),
+        "version": known["version"],
+        "commit": known["commit"],
+    }
+    with (out / HISTORY_FILE).open("a") as file:
+        file.write(json.dumps(life) + "\n")
+
+
+def drop_rows_after(out: Path, step: int) -> None:
+    """Drop the rows that lie after `step`: a run that was killed wrote them, and the resumed one will again."""
+    path = out / METRICS_FILE
+    if path.is_file():
+        rows = [line for line in read_text(path).splitlines() if _step_of(line) <= step]
+        path.write_text("".join(f"{row}\n" for row in rows))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except ValueError:  # the killed process was in the middle of a line
+        return math.inf
