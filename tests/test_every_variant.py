@@ -35,9 +35,13 @@ def test_trains_resumes_and_is_scored(name: str, tmp_path: Path, monkeypatch: py
     assert "psnr" in measured and torch.tensor(list(measured.values())).isfinite().all()
     own = {term for term in document(name).terms if "/" not in term}
     assert own <= measured.keys(), "every term of the loss is in results.json"
-    assert {"reconstructions.png", "generated_samples.png", "interpolations.png", "latent_space.png"} <= {
-        file.name for file in whole.iterdir()
-    }
+    assert {
+        "reconstructions.png",
+        "generated_samples.png",
+        "interpolations.png",
+        "latent_space.png",
+        "traversals.png",
+    } <= {file.name for file in whole.iterdir()}
 
     model = zoo.load(whole)
     weights = load_file(whole / "model.safetensors")
@@ -46,7 +50,8 @@ def test_trains_resumes_and_is_scored(name: str, tmp_path: Path, monkeypatch: py
     broken = tmp_path / "broken"
     checkpoint = f"step_{SAVED:08}"
     shutil.copytree(whole / "checkpoints" / checkpoint, broken / "checkpoints" / checkpoint)
-    monkeypatch.setattr(runs, "_measure", lambda *_: None)  # scored once is enough
+    shutil.copyfile(whole / "config.yaml", broken / "config.yaml")
+    monkeypatch.setattr(runs, "measure", lambda *_: [])  # scored once is enough
     assert run(make_config(broken, **tiny(name)), resume=True) == 0
     assert rows(broken)[0]["step"] > SAVED
     assert digest(broken) == digest(whole)
