@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from zoo.data import cache, decode
 from zoo.data.decode import Form
@@ -348,6 +348,51 @@ class TestDecode:
         grey = to_array(decode.decode(file.read_bytes(), Form(4, 4, 1)), 1, 4)
         assert np.abs(grey - np.dot(colour, [0.299, 0.587, 0.114])).max() <= 3
 
+    @pytest.mark.parametrize("order", ["<u2", ">u2"])
+    def test_16_bits_are_scaled_not_clipped(self, folder: Path, order: str) -> None:
+        ramp = (np.arange(64).reshape(8, 8) * 1000).astype(order)
+        mode = "I;16" if order == "<u2" else "I;16B"
+        Image.frombytes(mode, (8, 8), ramp.tobytes()).save(folder / "x.tif")
+        grey = to_array(decode.decode((folder / "x.tif").read_bytes(), Form(8, 8, 1)), 1, 8)
+        assert np.array_equal(grey[0], ramp // 256)
+
+    @pytest.mark.parametrize("kind", ["int32", "float32"])
+    def test_pixels_of_no_known_range_are_bad(self, folder: Path, kind: str) -> None:
+        Image.fromarray(np.full((8, 8), 70000, dtype=kind)).save(folder / "x.tif")
+        with pytest.raises(decode.BadImage, match="save it with 16"):
+            decode.decode((folder / "x.tif").read_bytes(), FORM)
+
+    def test_the_first_frame_is_taken(self, folder: Path) -> None:
+        frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+        frames[0].save(folder / "x.gif", save_all=True, append_images=frames[1:])
+        assert to_array(decode.decode((folder / "x.gif").read_bytes(), FORM), 3, 4)[:, 0, 0].tolist() == [255, 0, 0]
+
+    @pytest.mark.parametrize("kind", ["PPM", "ICO", "PCX"])
+    def test_no_format_is_opened_that_was_not_looked_for(self, folder: Path, kind: str) -> None:
+        Image.new("RGB", (16, 16), "red").save(folder / "x.png", kind)
+        with pytest.raises(decode.BadImage, match="cannot identify image file it"):
+            decode.decode((folder / "x.png").read_bytes(), FORM)
+
+    @pytest.mark.parametrize("form", [Form(40, 40), Form(30, 60), Form(40, 40, fit="pad"), Form(32, 32, crop=513)])
+    @pytest.mark.parametrize("turned", [1, 6])
+    def test_a_large_jpeg_is_read_at_a_fraction_of_its_size(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, form: Form, turned: int
+    ) -> None:
+        noise = np.random.RandomState(0).randint(0, 256, (40, 50, 3)).astype(np.uint8)
+        exif = Image.Exif()
+        exif[0x0112] = turned
+        picture = Image.fromarray(noise).resize((1003, 801), Image.Resampling.BICUBIC)
+        picture.save(folder / "x.jpg", quality=95, exif=exif)
+        content = (folder / "x.jpg").read_bytes()
+        scales: list[float] = []
+        draft = decode._draft
+        monkeypatch.setattr(decode, "_draft", lambda *args: scales.append(draft(*args)) or scales[-1])
+        quick = np.frombuffer(decode.decode(content, form), np.uint8).astype(int)
+        monkeypatch.setattr(decode, "_draft", lambda *args: 1)
+        slow = np.frombuffer(decode.decode(content, form), np.uint8)
+        assert scales[0] in (4, 8)
+        assert np.abs(quick - slow).mean() < 3 and np.abs(quick - slow).max() < 40
+
     @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
     def test_what_is_transparent_turns_white(self, folder: Path, mode: str) -> None:
         image = Image.new("LA" if mode == "LA" else "RGBA", (8, 8))
@@ -356,6 +401,19 @@ class TestDecode:
             image.info["transparency"] = 0
         image.save(folder / "x.png")
         assert to_array(decode.decode((folder / "x.png").read_bytes(), FORM), 3, 4).min() == 255
+
+    @pytest.mark.parametrize("turned", range(1, 9))
+    @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+    @pytest.mark.parametrize("form", [Form(6, 8), Form(9, 6, fit="pad"), Form(8, 8, fit="squash")])
+    def test_every_orientation_is_heeded(self, folder: Path, turned: int, kind: str, form: Form) -> None:
+        image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (30, 40, 3)).astype(np.uint8))
+        exif = Image.Exif()
+        exif[0x0112] = turned
+        image.save(folder / "x", kind, exif=exif)
+        with Image.open(folder / "x") as saved:
+            ImageOps.exif_transpose(saved).save(folder / "upright", "PNG")
+        found, expected = (decode.decode((folder / name).read_bytes(), form) for name in ("x", "upright"))
+        assert np.abs(np.frombuffer(found, np.uint8).astype(int) - np.frombuffer(expected, np.uint8)).max() <= 1
 
     def test_orientation_is_heeded(self, folder: Path) -> None:
         image = Image.new("RGB", (40, 40), "black")

@@ -14,7 +14,7 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from PIL import Image, ImageOps, features
+from PIL import Image, features
 
 AVIF = "avif" in features.modules and features.check_module("avif")  # Pillow may come without it
 ENDINGS = (
@@ -22,6 +22,10 @@ ENDINGS = (
     *([".avif"] if AVIF else []),
 )
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if AVIF else []))  # and no other of Pillow's
+
+_Turn = Image.Transpose
+SIDEWAYS = (_Turn.TRANSPOSE, _Turn.ROTATE_270, _Turn.TRANSVERSE, _Turn.ROTATE_90)
+TURNS = dict(enumerate((_Turn.FLIP_LEFT_RIGHT, _Turn.ROTATE_180, _Turn.FLIP_TOP_BOTTOM, *SIDEWAYS), 2))  # EXIF's order
 
 
 class Form(NamedTuple):
@@ -80,8 +84,8 @@ def decode(content: bytes, form: Form) -> bytes:
     stream = io.BytesIO(content)
     try:
         with Image.open(stream, formats=FORMATS) as image:
-            full = image.size if image.getexif().get(0x0112, 1) < 5 else image.size[::-1]  # 5 to 8 lie on their side
-            part, room = _plan(full, form)
+            turn = None if image.format == "TIFF" else TURNS.get(image.getexif().get(0x0112))  # Pillow turns a TIFF
+            full, part, room = _plan(image.size, form, turn in SIDEWAYS)
             scale = _draft(image, min(part[0] / room[0], part[1] / room[1]))
             image = _converted(image, form.channels)
     except (MemoryError, KeyboardInterrupt, TooSmall):
@@ -89,9 +93,11 @@ def decode(content: bytes, form: Form) -> bytes:
     except Exception as error:  # a damaged file makes Pillow raise almost anything
         raise BadImage(" ".join(str(error).replace(repr(stream), "it").split()) or type(error).__name__) from None
     image = _resized(image, part, full, scale, room)
-    if room != (form.width, form.height):
+    if turn is not None:
+        image = image.transpose(turn)
+    if image.size != (form.width, form.height):
         framed = Image.new(image.mode, (form.width, form.height))
-        framed.paste(image, ((form.width - room[0]) // 2, (form.height - room[1]) // 2))
+        framed.paste(image, ((form.width - image.width) // 2, (form.height - image.height) // 2))
         image = framed
     return b"".join(image.tobytes("raw", band) for band in image.getbands())
 
@@ -99,15 +105,18 @@ def decode(content: bytes, form: Form) -> bytes:
 Sides = tuple[int, int]  # width and height, as Pillow has them
 
 
-def _plan(full: Sides, form: Form) -> tuple[Sides, Sides]:
-    """Return how large a part of a picture's middle is taken, and what size it is brought to."""
+def _plan(full: Sides, form: Form, sideways: bool) -> tuple[Sides, Sides, Sides]:
+    """Return a picture's size, that of the part of its middle that is taken, and what that is brought to, as stored."""
+    if sideways:
+        upright = _plan(full[::-1], form, sideways=False)
+        return full, upright[1][::-1], upright[2][::-1]
     if form.crop and form.crop > min(full):
         raise TooSmall(f"is {full[0]} x {full[1]} pixels, too small for crop {form.crop}")
     part = (form.crop, form.crop) if form.crop else full
     room = (form.width, form.height)
     if form.fit == "crop":
-        return _largest(part, room), room
-    return part, (_largest(room, part) if form.fit == "pad" else room)
+        return full, _largest(part, room), room
+    return full, part, (_largest(room, part) if form.fit == "pad" else room)
 
 
 def _largest(within: Sides, shape: Sides) -> Sides:
@@ -129,8 +138,7 @@ def _draft(image: Image.Image, shrink: float) -> float:
 
 
 def _converted(image: Image.Image, channels: int) -> Image.Image:
-    """Turn it upright, and into RGB or grey."""
-    ImageOps.exif_transpose(image, in_place=True)
+    """Turn it into RGB or grey."""
     if image.mode.startswith("I"):  # 16 bits, which `convert` would clip instead of scale
         image = image.convert("I")
         if image.getextrema()[1] > 65535:  # type: ignore[operator]
