@@ -16,10 +16,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from zoo.config import DataConfig
-from zoo.data import Data, Images, build_data
+from tests.runs import digest, run
+from tests.runs import settings as run_settings
+from zoo.config import Config, DataConfig, check, load_config
+from zoo.data import Data, Images, batches, build_data
 from zoo.errors import UserError
 
+NETS_SHIPPED = ["mlp", "conv", "celeba", "mnist", "vanilla", "resnet"]
 CIFAR = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
@@ -333,6 +336,26 @@ class TestShape:
             with pytest.raises(ValueError, match=r"one number of pixels, or \[height, width\]"):
                 DataConfig.model_validate({"name": "digits", "size": wrong})
 
+    @pytest.mark.parametrize("net", NETS_SHIPPED)
+    @pytest.mark.parametrize("size", [(16, 48), (7, 9)])
+    def test_every_net_takes_it_or_says_why_not(self, tmp_path: Path, net: str, size: tuple[int, int]) -> None:
+        model = {"name": "mlp", "net": net, "latent_dim": 3}
+        data = {"name": "digits", "size": list(size), "limit": 60}
+        config = check(Config, run_settings(tmp_path / "run", model=model, data=data, steps=1), "test")
+        takes = {"mlp": True, "vanilla": True, "resnet": True, "celeba": False}.get(net, size == (16, 48))
+        if takes:
+            assert run(config) == 0
+            assert load_config(tmp_path / "run" / "config.yaml").data.size == size
+        else:
+            with pytest.raises(UserError, match=r"not \d+ x \d+: set data.size=(\[?\d+(, \d+\])?), or choose net"):
+                run(config)
+
+    def test_a_runs_folder_says_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        values = run_settings(tmp_path, data={"name": "digits", "size": [6, 12], "limit": 60}, steps=1)
+        assert run(check(Config, values | {"out": None}, "test")) == 0
+        assert (tmp_path / "runs" / "mlp_digits_z3_s6x12_0" / "results.json").is_file()
+
 
 class TestLabels:
     def test_classes(self, tmp_path: Path) -> None:
@@ -382,3 +405,60 @@ class TestLabels:
         assert [len(images) for images in data.splits.values()] == [6, 6, 2]
         assert data.attribute_names == ("Odd", "All")
         assert data.train.labels.tolist() == [[i % 2, 1] for i in range(6)]  # type: ignore[union-attr]
+
+
+class TestSmallAndOdd:
+    @pytest.mark.parametrize(("net", "classes"), [*((net, False) for net in NETS_SHIPPED), ("mlp", True)])
+    def test_twelve_pictures_train_to_their_end(self, tmp_path: Path, net: str, classes: bool) -> None:
+        pictures(tmp_path / "images", [f"{'ab'[i % 2]}/{i}.png" if classes else f"{i}.png" for i in range(12)])
+        model = {"name": "conditional" if classes else "mlp", "net": net, "latent_dim": 3}
+        data = {"name": "image_folder", "root": str(tmp_path / "images"), "size": 16, "test_fraction": 0.01}
+        values = run_settings(tmp_path / "run", model=model, data=data, steps=2, batch_size=4)
+        assert run(check(Config, values, "test")) == 0
+        assert {"interpolations.png", "latent_space.png", "generated_samples.png"} <= set(os.listdir(tmp_path / "run"))
+
+    def test_one_image_of_one_class(self, tmp_path: Path) -> None:
+        """A class that only the test split has, and labels for which no image is trained on."""
+        names = [f"train/a/{i}.png" for i in range(9)]
+        pictures(tmp_path / "images", [*names, "val/a/1.png", "test/b/1.png"])
+        model = {"name": "mlp", "net": "mlp", "latent_dim": 3}
+        data = {"name": "image_folder", "root": str(tmp_path / "images"), "size": 8, "balance": True}
+        assert run(check(Config, run_settings(tmp_path / "run", model=model, data=data, steps=2), "test")) == 0
+
+
+class TestBalance:
+    def images(self) -> Images:
+        """50 images of class 0, 9 of class 2, one of class 3; each shows its number."""
+        labels = torch.tensor([0] * 50 + [2] * 9 + [3])
+        return Images(torch.arange(60, dtype=torch.uint8).view(60, 1, 1, 1), labels, balance=True)
+
+    def test_draws_classes_evenly_and_every_image(self) -> None:
+        stream = list(batches(self.images(), 20, 5, 0, 150))
+        labels = torch.cat([y for _, y in stream if y is not None])
+        assert torch.bincount(labels).tolist() == [1000, 0, 1000, 1000]
+        drawn = torch.bincount(torch.cat([x.flatten() for x, _ in stream]).long())
+        assert (drawn[:50] == 20).all() and set(drawn[50:59].tolist()) == {111, 112}
+
+    def test_is_a_function_of_seed_step_and_rank(self) -> None:
+        def part(*arguments: int) -> list[torch.Tensor]:
+            return [x for x, _ in batches(self.images(), 12, *arguments)]
+
+        whole = part(5, 0, 40)
+        assert all(torch.equal(a, b) for a, b in zip(part(5, 23, 40), whole[23:], strict=True))
+        ranks = [part(5, 0, 40, rank, 2) for rank in range(2)]
+        assert all(torch.equal(torch.cat(pair), x) for *pair, x in zip(*ranks, whole, strict=True))
+        assert not all(torch.equal(a, b) for a, b in zip(part(6, 0, 40), whole, strict=True))
+
+    def test_a_resumed_run_is_bit_for_bit_the_undisturbed_one(self, tmp_path: Path) -> None:
+        def config(out: str, steps: int) -> Config:
+            data = {"name": "shapes", "count": 200, "size": 8, "balance": True}
+            return check(Config, run_settings(tmp_path / out, data=data, steps=steps), "test")
+
+        run(config("whole", 20))
+        run(config("parts", 10))
+        run(config("parts", 20), resume=True)
+        assert digest(tmp_path / "whole") == digest(tmp_path / "parts")
+
+    def test_needs_classes(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match="data.balance draws classes evenly, and image_folder has none"):
+            build(pictures(tmp_path, [f"{i}.png" for i in range(9)]), balance=True)

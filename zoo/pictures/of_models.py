@@ -267,7 +267,9 @@ def _posterior_means(model: BaseVAE, batches: Iterable[Batch]) -> tuple[np.ndarr
 
 
 def _principal_components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first two components `[N, 2]` and their shares of the variance `[2]`."""
+    """Return the first two components `[N, 2]` and their shares of the variance `[2]`; all 0 for a single point."""
+    if len(points) == 1:
+        return np.zeros((1, 2)), np.zeros(2)
     from sklearn.decomposition import PCA
 
     with np.errstate(invalid="ignore"):  # all points in one place, as a collapsed posterior has them: 0 / 0
