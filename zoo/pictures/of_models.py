@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -44,6 +44,15 @@ def save_grid(images: Tensor, path: Path, columns: int) -> None:
         columns: Images to a row.
     """
     drawing.sheet(_tiles(images), path, columns)
+
+
+def examples(rows: Mapping[str, Tensor], path: Path) -> None:
+    """Save a row of images for each name: `[N, C, H, W]` in [0, 1], of any N each."""
+    columns = max(map(len, rows.values()))
+    filled = [
+        torch.cat([images, images.new_ones(columns - len(images), *images.shape[1:])]) for images in rows.values()
+    ]
+    drawing.sheet(_tiles(torch.cat(filled)), path, columns, title="Images as a model gets them", row_names=list(rows))
 
 
 def reconstructions(model: BaseVAE, batch: Batch, path: Path, by: Draws = drawing) -> None:
