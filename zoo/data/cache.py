@@ -15,7 +15,7 @@ import os
 import queue
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -67,7 +67,22 @@ def decoded(folder: Path, names: Sequence[str], form: Form) -> Decoded:
     Raises:
         UserError: if a file can't be read or is smaller than `crop`, or if the cache can't be written.
     """
-    stem = cache_folder() / file_key(folder, names, form)
+    return kept(file_key(folder, names, form), len(names), form, lambda out: _decode_files(out, folder, names, form))
+
+
+def kept(key: str, count: int, form: Form, build: Callable[[Path], tuple[dict[str, str], list[int]]]) -> Decoded:
+    """Return an entry, building it if it is not there.
+
+    Args:
+        key: Its name.
+        count: Images, at most.
+        form: What is made of each.
+        build: Writes the good images' pixels to a file, and returns the bad ones, and the good ones' digests.
+
+    Raises:
+        UserError: if the cache can't be written, or as `build` does.
+    """
+    stem = cache_folder() / key
     entry = _read(stem)
     if entry is None:
         try:
@@ -75,10 +90,10 @@ def decoded(folder: Path, names: Sequence[str], form: Form) -> Decoded:
             with FileLock(stem.with_suffix(".lock")):  # of many ranks one decodes, the others wait and read
                 entry = _read(stem)
                 if entry is None:
-                    _build(stem, folder, names, form)
+                    _build(stem, form, build)
                     entry = _read(stem)
         except OSError as error:
-            need = len(names) * form.bytes / 1e6
+            need = count * form.bytes / 1e6
             raise UserError(
                 f"the decoded images can't be written to {stem.parent} ({error.strerror or error}): make room for "
                 f"{need:,.0f} MB there, or set VAE_ZOO_CACHE to another folder"
@@ -129,29 +144,33 @@ def read_digests(file: Path, count: int) -> Tensor | None:
     return torch.from_numpy(np.frombuffer(content, np.int64).copy()) if len(content) == 8 * count else None
 
 
-def _build(stem: Path, folder: Path, names: Sequence[str], form: Form) -> None:
+def _build(stem: Path, form: Form, build: Callable[[Path], tuple[dict[str, str], list[int]]]) -> None:
     partial = stem.with_suffix(".partial")
-    files = [str(folder / name) for name in names]
-    bad: dict[str, str] = {}
-    digests: list[int] = []
     try:
         partial.write_bytes(b"")  # one of a build that was killed may be there
-        with tqdm(total=len(names), desc=f"decoding {folder.name}", unit=" images", disable=None) as bar:
-            for faults, contents in decode_all(files, partial, form, cores()):
-                bad |= faults
-                digests += contents
-                bar.update(min(BLOCK, bar.total - bar.n))
-        if bad:
-            _close_gaps(partial, [file not in bad for file in files], form.bytes)
+        bad, digests = build(partial)
         partial.replace(stem.with_suffix(".u8"))
         partial.write_bytes(np.array(digests, np.int64).tobytes())
         partial.replace(stem.with_suffix(".digests"))
-        shape = [len(names) - len(bad), form.channels, form.height, form.width]
-        by_name = {Path(file).relative_to(folder).as_posix(): fault for file, fault in bad.items()}
-        partial.write_text(json.dumps({"shape": shape, "bad": by_name}))
+        shape = [len(digests), form.channels, form.height, form.width]
+        partial.write_text(json.dumps({"shape": shape, "bad": bad}))
         partial.replace(stem.with_suffix(".json"))
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _decode_files(out: Path, folder: Path, names: Sequence[str], form: Form) -> tuple[dict[str, str], list[int]]:
+    files = [str(folder / name) for name in names]
+    bad: dict[str, str] = {}
+    digests: list[int] = []
+    with tqdm(total=len(names), desc=f"decoding {folder.name}", unit=" images", disable=None) as bar:
+        for faults, contents in decode_all(files, out, form, cores()):
+            bad |= faults
+            digests += contents
+            bar.update(min(BLOCK, bar.total - bar.n))
+    if bad:
+        _close_gaps(out, [file not in bad for file in files], form.bytes)
+    return {Path(file).relative_to(folder).as_posix(): fault for file, fault in bad.items()}, digests
 
 
 def _close_gaps(file: Path, good: list[bool], image: int) -> None:

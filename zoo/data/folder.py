@@ -101,17 +101,25 @@ def load_images(folder: Path, names: Sequence[str], form: Form, on_bad_image: On
         files = Files(names, digests_of(folder, names))
         return Loaded(ImageFiles(folder, names, form), torch.arange(len(names)), files)
     pixels, bad, digests = decoded(folder, names, form)
-    if bad:
-        faults = ", ".join(f"{folder / name} ({fault})" for name, fault in list(bad.items())[:3])
-        count = f"{len(bad):,} of {len(names):,} images can't be decoded"
-        text = f"{count}: {faults}{', …' if len(bad) > 3 else ''}"
-        if len(bad) == len(names):
-            raise UserError(text)
-        if on_bad_image == "fail":
-            raise UserError(f"{text}; mend or remove them, or set data.on_bad_image to skip")
-        warn(f"{text}; they are skipped")
+    check_bad({str(folder / name): fault for name, fault in bad.items()}, len(names), on_bad_image)
     kept = [i for i, name in enumerate(names) if name not in bad]
     return Loaded(pixels, torch.tensor(kept), Files([names[i] for i in kept], digests))
+
+
+def check_bad(bad: Mapping[str, str], count: int, on_bad_image: OnBadImage) -> None:
+    """Warn of images that can't be decoded.
+
+    Raises:
+        UserError: if `on_bad_image` is "fail", or all of the `count` images are bad.
+    """
+    if not bad:
+        return
+    text = f"{len(bad):,} of {count:,} images can't be decoded: {shown([f'{name} ({bad[name]})' for name in bad])}"
+    if len(bad) == count:
+        raise UserError(text)
+    if on_bad_image == "fail":
+        raise UserError(f"{text}; mend or remove them, or set data.on_bad_image to skip")
+    warn(f"{text}; they are skipped")
 
 
 def check_links(folder: Path, dangling: Sequence[str], on_bad_image: OnBadImage) -> None:
