@@ -42,7 +42,9 @@ from zoo.data.pixels import resize
 from zoo.data.sampler import permutation
 from zoo.data.shapes import SIZES, render
 from zoo.errors import UserError
+from zoo.options import signature_options
 
+UNCHANGED = {"limit", "range", "val_fraction", "val_from"}  # keys that are told in zoo/config.py alone
 ATTRIBUTES = ["Bald", "Eyeglasses", "Smiling"]
 
 
@@ -212,6 +214,15 @@ class TestSplits:
 
 
 class TestDataSets:
+    def test_the_readme_names_each_and_what_it_takes(self) -> None:
+        text = (Path(__file__).parents[1] / "README.md").read_text().split("## Data\n")[1].split("\n## ")[0]
+        options = {option for entry in DATASETS for option in signature_options(entry.target)}
+        unsaid = {"crop", "attributes", "count", "subset"}  # of one data set each, and told there
+        for word in (
+            {entry.name for entry in DATASETS} | (options - unsaid) | DataConfig.model_fields.keys() - UNCHANGED
+        ):
+            assert f"`{word}" in text or f"data.{word}" in text or f" `{word}`" in text, word
+
     def test_unknown_name_and_option_say_what_is_near(self) -> None:
         with pytest.raises(UserError, match="no data set named 'mnits'. Did you mean 'mnist'"):
             build("mnits")
