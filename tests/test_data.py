@@ -46,7 +46,7 @@ from zoo.errors import UserError
 from zoo.options import signature_options
 
 UNSAID = {  # what README leaves to zoo/config.py, and to the docstring of the one data set that takes it
-    *("limit", "range", "val_fraction", "val_from", "crop", "attributes", "count", "subset"),
+    *("limit", "range", "val_fraction", "val_from", "attributes", "count", "subset"),
 }
 ATTRIBUTES = ["Bald", "Eyeglasses", "Smiling"]
 

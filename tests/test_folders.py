@@ -20,6 +20,7 @@ from tests.runs import digest, run
 from tests.runs import settings as run_settings
 from zoo.config import Config, DataConfig, check, load_config
 from zoo.data import Data, Images, batches, build_data
+from zoo.data.decode import ENDINGS
 from zoo.errors import UserError
 
 NETS_SHIPPED = ["mlp", "conv", "celeba", "mnist", "vanilla", "resnet"]
@@ -118,6 +119,7 @@ class TestOfficialSplits:
             (["train", "val", "valid"], "holds both 'val' and 'valid', which mean one split: merge or rename them"),
             (["val", "test"], "holds 'test' and 'val' but no folder 'train'"),
             (["test"], "holds 'test' but no folder 'train'"),
+            (["cat/train", "dog/Test"], "holds train and test within each class: put them above, as in train/cat/…"),
         ],
     )
     def test_what_is_wrong_is_one_sentence(self, tmp_path: Path, tops: list[str], said: str) -> None:
@@ -147,13 +149,19 @@ def change(root: Path, seed: int, start: int) -> None:
 
 class TestMembership:
     @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    @given(seed=st.integers(0, 10**6), n=st.integers(3, 60), stored=st.booleans(), cache=st.booleans())
+    @given(
+        seed=st.integers(0, 10**6),
+        n=st.integers(3, 60),
+        stored=st.booleans(),
+        cache=st.booleans(),
+        val_from=st.sampled_from(["train", "test"]),
+    )
     def test_no_image_changes_sides(
-        self, tmp_path_factory: pytest.TempPathFactory, seed: int, n: int, stored: bool, cache: bool
+        self, tmp_path_factory: pytest.TempPathFactory, seed: int, n: int, stored: bool, cache: bool, val_from: str
     ) -> None:
         """Whatever is added, removed and renamed between two starts."""
         root = pictures(tmp_path_factory.mktemp("images"), [f"{i}.png" for i in range(n)])
-        keys = {"test_fraction": 0.3, "val_fraction": 0.3, "split_seed": seed, "cache": cache}
+        keys = {"test_fraction": 0.3, "val_fraction": 0.3, "split_seed": seed, "cache": cache, "val_from": val_from}
         first = build(root, **keys)
         before = {split: held(images) for split, images in first.splits.items()}
         change(root, seed, start=n)
@@ -194,6 +202,8 @@ class TestMembership:
             data = build(tmp_path, **keys)
             assert all(map(len, data.splits.values()))
             assert held(build(tmp_path, **keys).test) == held(data.test)
+            again = build(tmp_path, run=data.membership, **keys)
+            assert all(again.splits[split].names == images.names for split, images in data.splits.items())
 
     def test_too_few_different_pictures(self, tmp_path: Path) -> None:
         picture(tmp_path / "0.png", 0)
@@ -274,6 +284,12 @@ class TestFiles:
             Image.new("RGB", (8, 8), (20 * number, 0, 0)).save(tmp_path / f"{number}.{ending}", kind)
         data = build(tmp_path)
         assert sum(map(len, data.splits.values())) == len(endings)
+
+    @pytest.mark.skipif(".avif" not in ENDINGS, reason="Pillow comes without AVIF")
+    def test_avif(self, tmp_path: Path) -> None:
+        for number in range(5):
+            Image.new("RGB", (8, 8), (50 * number, 0, 0)).save(tmp_path / f"{number}.avif")
+        assert sum(map(len, build(tmp_path).splits.values())) == 5
 
     def test_what_is_passed_over_is_counted_and_named(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         pictures(tmp_path, [f"{i}.png" for i in range(5)])

@@ -120,14 +120,12 @@ def build_data(cfg: DataConfig, run: Membership | None = None) -> Data:
     assert train is not None
     val_of_train = val is None and cfg.val_from == "train"
     if test is None:
-        least = 2 if val is None and not val_of_train else 1
-        test, train = hold_out(
-            train, cfg.test_fraction, cfg.split_seed, "test", least=least, left=1 + val_of_train, run=run
-        )
+        splits = ("test", "val") if val is None and not val_of_train else ("test",)
+        test, train = hold_out(train, cfg.test_fraction, cfg.split_seed, splits, left=1 + val_of_train, run=run)
     if val_of_train:
-        val, train = hold_out(train, cfg.val_fraction, cfg.split_seed, "val", least=1, left=1, run=run)
+        val, train = hold_out(train, cfg.val_fraction, cfg.split_seed, ("val",), left=1, run=run)
     elif val is None:
-        val, test = hold_out(test, cfg.val_fraction, cfg.split_seed, "val", least=1, left=1, run=run)
+        val, test = hold_out(test, cfg.val_fraction, cfg.split_seed, ("val",), left=1, run=run)
     assert val is not None
     if cfg.balance and not source.class_names:
         raise UserError(f"data.balance draws classes evenly, and {cfg.name} has none: set data.balance=false")

@@ -42,7 +42,7 @@ def split_folders(folder: Path, names: Sequence[str]) -> dict[str, list[str]]:
         Names for "train", "val" and "test", those that there are; empty if there are no such folders.
 
     Raises:
-        UserError: if two folders mean one split, or none is for training.
+        UserError: if two folders mean one split, none is for training, or the splits lie within the classes.
     """
     paths = [name.split("/") for name in names]
     depth = 0
@@ -55,6 +55,12 @@ def split_folders(folder: Path, names: Sequence[str]) -> dict[str, list[str]]:
     roles = Counter(meant.values())
     beside = [name for name, top in zip(names, tops, strict=True) if top not in meant]
     if not meant or (len(roles) == 1 and beside):
+        within = {SPLITS.get(path[depth + 1].casefold(), "") if len(path) > depth + 2 else "" for path in paths}
+        if "train" in within and len(within) > 1 and "" not in within:
+            raise UserError(
+                f"{folder.absolute()} holds {' and '.join(sorted(within, reverse=True))} within each class: put them "
+                f"above, as in train/{tops[0]}/…"
+            )
         return {}
     for role, count in roles.items():
         if count > 1:

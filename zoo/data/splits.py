@@ -11,7 +11,7 @@ the set has grown: a run that is to go on with a set that changed gives its `Mem
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ HELD_OUT = ("val", "test")
 
 
 def hold_out(
-    images: Images, fraction: float, seed: int, split: str, least: int, left: int, run: Membership | None
+    images: Images, fraction: float, seed: int, splits: Sequence[str], left: int, run: Membership | None
 ) -> tuple[Images, Images]:
     """Divide images into those of a split that is held out, and all others; both in random order.
 
@@ -35,8 +35,8 @@ def hold_out(
         images: All that may be held out.
         fraction: The share that is wanted, of pictures that are files on average.
         seed: With it, and `split`, the choice changes.
-        split: What the held out ones are for: "val" or "test".
-        least: How many different pictures that are files the split gets, if there are enough.
+        splits: What the held out ones are for: "val", "test", or "test" and "val". With the first the choice changes,
+            and so many different pictures that are files are held out at least, if there are enough.
         left: How many different ones must remain.
         run: Where pictures belong already.
     """
@@ -45,20 +45,18 @@ def hold_out(
         held = round(fraction * len(images))
         return images.subset(order[:held]), images.subset(order[held:])
     digests = images.digests.numpy()
-    places = _places(digests, seed, split)
-    held_before = _among(digests, run, [split])
-    known = held_before | _among(digests, run, [other for other in (run or {}) if other != split])
-    new, count = np.unique(places[~known]), 0
-    if fraction:
-        least -= len(np.unique(digests[held_before]))
-        left -= len(np.unique(digests[known & ~held_before]))
-        wanted = int((new < fraction).sum())
-        count = min(max(wanted, least, 0), max(len(new) - max(left, 0), 0))
-    is_held = held_before | (~known & np.isin(places, new[:count]))
-    order_ = np.argsort(places, kind="stable")
-    return images.subset(torch.from_numpy(order_[is_held[order_]])), images.subset(
-        torch.from_numpy(order_[~is_held[order_]])
-    )
+    places = _places(digests, seed, splits[0])
+    in_it = _among(digests, run, splits)
+    elsewhere = ~in_it & _among(digests, run, run or ())
+    new = np.unique(places[~in_it & ~elsewhere])  # the different ones that no run has seen
+    least = len(splits) - len(np.unique(digests[in_it]))
+    left -= len(np.unique(digests[elsewhere]))
+    wanted = max(int((new < fraction).sum()), least, 0) if fraction else 0
+    chosen = new[: min(wanted, max(len(new) - max(left, 0), 0))]
+    in_it |= ~elsewhere & np.isin(places, chosen)
+    at = np.argsort(places, kind="stable")
+    held_out, others = (images.subset(torch.from_numpy(at[chosen[at]])) for chosen in (in_it, ~in_it))
+    return held_out, others
 
 
 def _places(digests: np.ndarray, seed: int, split: str) -> np.ndarray:
@@ -71,6 +69,7 @@ def _places(digests: np.ndarray, seed: int, split: str) -> np.ndarray:
 
 
 def _among(digests: np.ndarray, run: Membership | None, splits: Iterable[str]) -> np.ndarray:
+    """Return which contents were in any of a run's splits, bool `[N]`."""
     known = [run[split].numpy() for split in splits if run and split in run]
     return np.isin(digests, np.concatenate(known)) if known else np.zeros(len(digests), bool)
 
