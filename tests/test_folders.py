@@ -425,12 +425,17 @@ class TestLabels:
 
 class TestSmallAndOdd:
     @pytest.mark.parametrize(("net", "classes"), [*((net, False) for net in NETS_SHIPPED), ("mlp", True)])
-    def test_twelve_pictures_train_to_their_end(self, tmp_path: Path, net: str, classes: bool) -> None:
+    def test_twelve_pictures_train_to_their_end(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], net: str, classes: bool
+    ) -> None:
         pictures(tmp_path / "images", [f"{'ab'[i % 2]}/{i}.png" if classes else f"{i}.png" for i in range(12)])
         model = {"name": "conditional" if classes else "mlp", "net": net, "latent_dim": 3}
         data = {"name": "image_folder", "root": str(tmp_path / "images"), "size": 16, "test_fraction": 0.01}
         values = run_settings(tmp_path / "run", model=model, data=data, steps=2, batch_size=4)
         assert run(check(Config, values, "test")) == 0
+        lines = capsys.readouterr().out.splitlines()
+        labels = [line.split() for line in lines if line.startswith("labels ")]
+        assert ([line[1::2] for line in labels] == [["a", "b"]]) is classes
         assert {"interpolations.png", "latent_space.png", "generated_samples.png"} <= set(os.listdir(tmp_path / "run"))
 
     def test_one_image_of_one_class(self, tmp_path: Path) -> None:

@@ -22,12 +22,14 @@ class Files:
     """Where pixels come from, a file for each of their rows.
 
     Attributes:
-        names: Paths within the data's folder.
+        names: Paths within the folder, or whatever the data calls its images.
         digests: int64 `[M]`, what stands for each one's content.
+        folder: Where the files are; None for images within larger files.
     """
 
     names: Sequence[str]
     digests: Tensor
+    folder: Path | None = None
 
 
 def digests_of(folder: Path, names: Sequence[str]) -> Tensor:

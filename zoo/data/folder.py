@@ -98,12 +98,12 @@ def load_images(folder: Path, names: Sequence[str], form: Form, on_bad_image: On
         UserError: if a file is bad and `on_bad_image` is "fail", if all are, or as `decoded` does.
     """
     if not cache:
-        files = Files(names, digests_of(folder, names))
+        files = Files(names, digests_of(folder, names), folder)
         return Loaded(ImageFiles(folder, names, form), torch.arange(len(names)), files)
     pixels, bad, digests = decoded(folder, names, form)
     check_bad({str(folder / name): fault for name, fault in bad.items()}, len(names), on_bad_image)
     kept = [i for i, name in enumerate(names) if name not in bad]
-    return Loaded(pixels, torch.tensor(kept), Files([names[i] for i in kept], digests))
+    return Loaded(pixels, torch.tensor(kept), Files([names[i] for i in kept], digests, folder))
 
 
 def check_bad(bad: Mapping[str, str], count: int, on_bad_image: OnBadImage) -> None:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from zoo.config import Config
 from zoo.data import Data, Images, augmented, batches, build_data, dequantise, to_float
+from zoo.data.decode import FORMATS
 from zoo.models import preferred_range
 from zoo.pictures.of_models import examples, to_unit
 from zoo.registry import load_plugin
@@ -36,7 +40,10 @@ def show(config: Config, sheet: Path) -> str:
     for split, images in data.splits.items():
         seen = images.batch(torch.arange(min(LOOKED_AT, len(images))))[0]
         least, mean, greatest = int(seen.min()), seen.float().mean().item(), int(seen.max())
-        lines.append(f"{split:<8} {len(images):,} images, grey levels {least} to {greatest}, on average {mean:.0f}")
+        sizes = _sizes(images)
+        lines.append(
+            f"{split:<8} {len(images):,} images, grey levels {least} to {greatest}, on average {mean:.0f}{sizes}"
+        )
     lines += [f"pixels   as the model gets them: [{low:g}, {high:g}]", *_labels(data), *_copies(data)]
     rows = {}
     for split, images in data.splits.items():
@@ -46,6 +53,18 @@ def show(config: Config, sheet: Path) -> str:
     sheet.parent.mkdir(parents=True, exist_ok=True)
     examples(rows, sheet)
     return "\n".join([*lines, f"pictures {sheet}"])
+
+
+def _sizes(images: Images) -> str:
+    """Return the most frequent heights and widths of the first pictures as they are stored; "" if they are no files."""
+    if images.files is None or images.files.folder is None:
+        return ""
+    found: Counter[str] = Counter()
+    for name in images.names[:LOOKED_AT]:
+        with suppress(OSError), Image.open(images.files.folder / name, formats=FORMATS) as picture:
+            found[f"{picture.height} x {picture.width}"] += 1
+    frequent = ", ".join(size for size, _ in found.most_common(SHOWN))
+    return f", stored as {frequent}{', …' if len(found) > SHOWN else ''}"
 
 
 def _first(images: Images) -> Tensor:
