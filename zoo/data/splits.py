@@ -4,8 +4,9 @@ Of pictures that are files, each one's own content says where it belongs, togeth
 added, removed and renamed, and none moves from one split to another; copies of one picture are always together. Of all
 else the order of the images says it.
 
-In so small a set that a split would get no picture, it gets the one that is nearest to it, and that one does move once
-the set has grown: a run that is to go on with a set that changed gives its `Membership`.
+In so small a set that a split would get no picture, it gets the one that is nearest to it, and that one may move once
+the set has grown. No rule that looks at a set alone can do better, if each split is to have a picture: a run that goes on
+with a set that changed gives its `Membership`, and then none moves.
 """
 
 from __future__ import annotations
@@ -34,10 +35,9 @@ def hold_out(
     Args:
         images: All that may be held out.
         fraction: The share that is wanted, of pictures that are files on average.
-        seed: With it, and `split`, the choice changes.
-        splits: What the held out ones are for: "val", "test", or "test" and "val". With the first the choice changes,
-            and so many different pictures that are files are held out at least, if there are enough.
-        left: How many different ones must remain.
+        seed: Decides, with the first of `splits`, which they are.
+        splits: What they are for: "val", "test", or "test" and "val". Each needs a picture, if there are enough.
+        left: How many different pictures must remain.
         run: Where pictures belong already.
     """
     if images.digests is None:
