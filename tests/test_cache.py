@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from zoo.data import cache, decode
+from zoo.data import cache, decode, workers
 from zoo.data.decode import Form
 from zoo.errors import UserError
 
@@ -172,7 +172,7 @@ class TestCache:
                 raise KeyboardInterrupt
             return original(files, *args)
 
-        monkeypatch.setattr(cache, "BLOCK", 2)
+        monkeypatch.setattr(workers, "BLOCK", 2)
         monkeypatch.setattr(decode, "decode_many", interrupted)
         with pytest.raises(KeyboardInterrupt):
             cache.decoded(folder, names, FORM)
@@ -189,8 +189,8 @@ class TestCache:
     @pytest.mark.parametrize("processes", [1, 2])
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
     def test_full_disk_is_one_sentence(self, folder: Path, monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
-        monkeypatch.setattr(cache, "cores", lambda: processes)
-        monkeypatch.setattr(cache, "BLOCK", 2)
+        monkeypatch.setattr(workers, "cores", lambda: processes)
+        monkeypatch.setattr(workers, "BLOCK", 2)
         monkeypatch.setattr(Path, "write_bytes", lambda self, _: self.symlink_to("/dev/full"))
         with pytest.raises(UserError, match=r"No space left on device\): make room for 0 MB"):
             cache.decoded(folder, fill(folder, 25), FORM)
@@ -214,8 +214,8 @@ class TestCache:
 class TestWorkers:
     @pytest.fixture(autouse=True)
     def two_workers(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(cache, "cores", lambda: 2)
-        monkeypatch.setattr(cache, "BLOCK", 2)
+        monkeypatch.setattr(workers, "cores", lambda: 2)
+        monkeypatch.setattr(workers, "BLOCK", 2)
 
     def test_processes_give_what_one_gives(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         names = fill(folder, 25)
@@ -254,11 +254,11 @@ class TestWorkers:
             cache.decoded(folder, fill(folder, 25), FORM)
 
     def test_an_interrupted_build_ends_its_workers(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        class Bar(cache.tqdm):  # type: ignore[type-arg]
+        class Bar(workers.tqdm):  # type: ignore[type-arg]
             def update(self, n: float | None = 1) -> None:
                 raise KeyboardInterrupt
 
-        monkeypatch.setattr(cache, "tqdm", Bar)
+        monkeypatch.setattr(workers, "tqdm", Bar)
         threads = threading.active_count()
         with pytest.raises(KeyboardInterrupt) as interrupted:
             cache.decoded(folder, fill(folder, 25), FORM)

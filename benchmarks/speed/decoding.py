@@ -27,9 +27,9 @@ from statistics import median
 from tempfile import NamedTemporaryFile
 
 from zoo.data import decode
-from zoo.data.cache import BLOCK, cores, decode_all
 from zoo.data.celeba import find_photographs
 from zoo.data.listing import list_images
+from zoo.data.workers import BLOCK, cores, decode_all
 from zoo.errors import UserError
 
 REPEATED = 4

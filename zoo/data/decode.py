@@ -1,6 +1,6 @@
 """Image files to bytes.
 
-Run as a script it is a worker of `zoo.data.cache`: it imports neither torch nor the zoo, so as to start at once.
+Run as a script it is a worker of `zoo.data.workers`: it imports neither torch nor the zoo, so as to start at once.
 """
 
 from __future__ import annotations

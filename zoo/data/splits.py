@@ -5,8 +5,8 @@ added, removed and renamed, and none moves from one split to another; copies of 
 else the order of the images says it.
 
 In so small a set that a split would get no picture, it gets the one that is nearest to it, and that one may move once
-the set has grown. No rule that looks at a set alone can do better, if each split is to have a picture: a run that goes on
-with a set that changed gives its `Membership`, and then none moves.
+the set has grown. No rule that looks at a set alone can do better, if each split is to have a picture: a run that goes
+on with a set that changed gives its `Membership`, and then none moves.
 """
 
 from __future__ import annotations
