@@ -23,6 +23,7 @@ class ImageFiles:
 
     dtype = torch.uint8
     ndim = 4
+    advice = "remove it, or set data.cache=true, which passes over it"
 
     def __init__(self, folder: Path, names: Sequence[str], form: decode.Form) -> None:
         self.files = [str(folder / name) for name in names]
@@ -33,18 +34,25 @@ class ImageFiles:
         """Return N."""
         return len(self.files)
 
+    def content(self, row: int) -> tuple[str, bytes]:
+        """Return what an image is called, and the bytes of its file."""
+        return self.files[row], Path(self.files[row]).read_bytes()
+
     def read(self, rows: Tensor) -> Tensor:
         """Decode the images at `rows`, int64 `[B]`: uint8 `[B, C, H, W]`.
 
         Raises:
             UserError: if a file can't be read or decoded, or is smaller than what is to be cut out of it.
         """
-        try:
-            pixels, bad, _ = decode.decode_many([self.files[row] for row in rows.tolist()], self.form)
-        except (OSError, ValueError) as error:
-            raise UserError(str(error)) from None
-        for file, fault in bad.items():
-            raise UserError(
-                f"{file} can't be decoded ({fault}): remove it, or set data.cache=true, which passes over it"
-            )
-        return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(-1, *self.shape[1:])
+        pixels = bytearray()
+        for row in rows.tolist():
+            try:
+                name, content = self.content(row)
+                pixels += decode.decode(content, self.form)
+            except OSError as error:
+                raise UserError(str(error)) from None
+            except decode.TooSmall as error:
+                raise UserError(f"{name} {error}") from None
+            except decode.BadImage as error:
+                raise UserError(f"{name} can't be decoded ({error}): {self.advice}") from None
+        return torch.frombuffer(pixels, dtype=torch.uint8).view(-1, *self.shape[1:])
