@@ -17,7 +17,7 @@ from traceback import extract_tb
 
 from zoo.errors import Diverged, Undelivered, UserError, crash
 
-COMMANDS = ("train", "evaluate", "sample", "list", "describe", "check", "suite", "leaderboard", "reference")
+COMMANDS = ("train", "evaluate", "sample", "data", "list", "describe", "check", "suite", "leaderboard", "reference")
 EPILOG = """examples:
   python run.py --config configs/mlp_mnist.yaml                     train on MNIST, then evaluate
   accelerate launch run.py --config configs/vanilla_celeba.yaml     the same on every GPU there is
@@ -25,6 +25,7 @@ EPILOG = """examples:
   python run.py --config configs/mlp_mnist.yaml --resume            go on after an interruption
   python run.py evaluate runs/mlp_mnist_z20_s28_1
   python run.py sample runs/mlp_mnist_z20_s28_1 --n 64 --out samples.png
+  python run.py data configs/vanilla_image_folder.yaml data.root=photos   what a run would see
   python run.py list                                                all variants
   python run.py describe beta                                       equation, options, departures from the paper
   python run.py check my_vae.py                                     try a variant of your own
@@ -67,6 +68,11 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--out", type=Path, default=Path("samples.png"), help="the picture (default samples.png)")
     sample.add_argument("--label", type=int, help="class to draw, for conditional variants; default: all in turn")
     sample.add_argument("--seed", type=int, default=0, help="seed of the draw (default 0)")
+
+    data = commands.add_parser("data", help="what a run would see: splits, classes, copies, and a sheet of pictures")
+    data.add_argument("config", type=Path, help="YAML file, such as configs/vanilla_image_folder.yaml")
+    data.add_argument("--out", type=Path, default=Path("data.png"), help="the sheet (default data.png)")
+    data.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.root=photos")
 
     listing = commands.add_parser("list", help="all variants, one line each")
     listing.add_argument("--plugin", action="append", default=[], help="file or module with variants of your own")
@@ -194,6 +200,15 @@ def run_sample(arguments: argparse.Namespace) -> int:
     columns = classes if classes and arguments.label is None else min(8, arguments.n)
     pictures.save_grid(pictures.to_unit(images, model.image.range), arguments.out, columns)
     print(f"{arguments.n} images in {arguments.out}")
+    return 0
+
+
+def run_data(arguments: argparse.Namespace) -> int:
+    """Say what a run would see of its data, and write a sheet of pictures."""
+    from zoo.config import load_config
+    from zoo.reports.data import show
+
+    print(show(load_config(arguments.config, arguments.overrides), arguments.out))
     return 0
 
 

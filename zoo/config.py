@@ -17,6 +17,8 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
     model_validator,
 )
 
@@ -26,6 +28,20 @@ from zoo.registry import did_you_mean
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PixelRange = tuple[float, float]
+
+
+def _check_size(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Answer for the kind that was meant, a number or a pair; a pair of equals is a number."""
+    try:
+        size = check(value)
+    except ValidationError as error:
+        if isinstance(value, list | tuple):
+            raise ValueError("it must be one number of pixels, or [height, width]") from None
+        raise ValueError(error.errors()[0]["msg"]) from None
+    return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
+
+
+PixelSize = Annotated[PositiveInt | tuple[PositiveInt, PositiveInt], WrapValidator(_check_size)]
 
 
 class _Strict(BaseModel):
@@ -53,13 +69,14 @@ class DataConfig(BaseModel):
     name: str
     root: Path | None = None  # else the environment's DATA_ROOT, else data/
     title: str | None = None  # what the data is called in results; None: its folder's name if it is yours, else `name`
-    size: PositiveInt | None = None  # pixels, height and width; None: what the data set is known for
+    size: PixelSize | None = None  # pixels: one number, or [height, width]; None: what the data set is known for
     limit: PositiveInt | None = None  # at most so many images of each official split, or in all where there is none
     range: PixelRange | None = None  # [0, 1] or [-1, 1]; None: what fits the model's output
     val_fraction: Fraction = 0.1  # share of `val_from` held out for validation
     val_from: Literal["train", "test"] = "train"
     test_fraction: Fraction = 0.1  # share held out for testing where there is no official test split
     split_seed: NonNegativeInt = 0  # what is held out does not move with the run's seed
+    balance: bool = False  # training draws all classes equally often; an epoch is still as many images as there are
     flip: bool = False  # mirror training images left to right, at random
     random_crop: NonNegativeInt = 0  # pad training images by so many mirrored pixels, and crop them at random
     dequantise: bool = False  # add to each training pixel a random part of its grey level

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 from collections.abc import Callable
@@ -37,6 +38,12 @@ class Undelivered(RuntimeError):
     """A run is trained and measured, but something that was asked for could not be computed."""
 
     exit_code = 1
+
+
+def warn(text: str) -> None:
+    """Say on stderr what is worth a user's attention; of many processes one speaks."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def is_ours(target: Any) -> bool:

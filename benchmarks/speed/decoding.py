@@ -27,21 +27,20 @@ from statistics import median
 from tempfile import NamedTemporaryFile
 
 from zoo.data import decode
-from zoo.data.cache import BLOCK, cores, decode_all
 from zoo.data.celeba import find_photographs
-from zoo.data.folder import list_images
+from zoo.data.listing import list_images
+from zoo.data.workers import BLOCK, cores, decode_all
 from zoo.errors import UserError
 
 REPEATED = 4
-FORM = (64, 3, None)  # pixels a side, channels, crop
-IMAGE = 64 * 64 * 3  # bytes
+FORM = decode.Form(64, 64)
 
 
 def together(files: list[str]) -> float:
     """Return the seconds in which the cache decodes all files on all cores and writes them out."""
     start = time.perf_counter()
     with NamedTemporaryFile() as out:
-        for _ in decode_all(files, Path(out.name), *FORM, cores()):
+        for _ in decode_all(files, Path(out.name), FORM, cores()):
             pass
     return time.perf_counter() - start
 
@@ -53,7 +52,7 @@ def apart(files: list[str], processes: int) -> float:
         asked, written = ([stack.enter_context(NamedTemporaryFile()) for _ in range(processes)] for _ in range(2))
         for i, (file, out) in enumerate(zip(asked, written, strict=True)):
             for n, block in enumerate(blocks[i::processes]):
-                file.write(json.dumps([out.name, n * BLOCK * IMAGE, block, *FORM]).encode() + b"\n")
+                file.write(json.dumps([out.name, n * BLOCK * FORM.bytes, block, FORM]).encode() + b"\n")
             file.seek(0)
         start = time.perf_counter()
         workers = [
@@ -64,7 +63,9 @@ def apart(files: list[str], processes: int) -> float:
         ]
         failed = any(worker.wait() for worker in workers)
         seconds = time.perf_counter() - start
-        if failed or sum(os.path.getsize(out.name) for out in written) != len(files) * IMAGE:  # else it counted as fast
+        if (
+            failed or sum(os.path.getsize(out.name) for out in written) != len(files) * FORM.bytes
+        ):  # else it counted as fast
             raise RuntimeError("a process that decoded images failed or was killed: this is no measurement")
         return seconds
 
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     try:
         folder = find_photographs(Path(os.environ.get("DATA_ROOT", "data")))
-        files = [str(folder / name) for name in list_images(folder, recursive=False)] * REPEATED
+        files = [str(folder / name) for name in list_images(folder, recursive=False).names] * REPEATED
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

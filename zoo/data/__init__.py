@@ -14,11 +14,13 @@ from zoo.data.build import Data, build_data
 from zoo.data.pixels import augmented, dequantise, mirror, random_crop, to_float
 from zoo.data.sampler import batches, evaluation_batches, step_indices
 from zoo.data.source import DATASETS, Images, Source, register_dataset
+from zoo.data.splits import Membership
 
 __all__ = [
     "DATASETS",
     "Data",
     "Images",
+    "Membership",
     "Source",
     "augmented",
     "batches",

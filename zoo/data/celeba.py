@@ -12,22 +12,25 @@ from filelock import FileLock
 from pydantic import PositiveInt
 from torch import Tensor
 
-from zoo.data.folder import DEFAULT_SIZE, OnBadImage, list_images, load_images
-from zoo.data.source import Images, Source, register_dataset
+from zoo.data.decode import Form
+from zoo.data.folder import DEFAULT_SIZE, Fit, OnBadImage, check_links, load_images, split_images
+from zoo.data.listing import list_images, missing
+from zoo.data.pixels import Size, sides
+from zoo.data.source import Source, register_dataset
 from zoo.errors import UserError
 from zoo.registry import did_you_mean
 
-PARTITION = "list_eval_partition.txt"
-ATTRIBUTES = "list_attr_celeba.txt"
+PARTITION, ATTRIBUTES = "list_eval_partition", "list_attr_celeba"  # .txt as published, .csv as Kaggle has them
 
 
 @register_dataset("celeba", "photographs of faces, 202,599, 3 x 64 x 64, with 40 attributes")
 def celeba(
     root: Path,
-    size: int | None,
+    size: Size | None,
     limit: int | None,
     *,
     crop: PositiveInt | None = None,
+    fit: Fit = "crop",
     attributes: list[str] | None = None,
     on_bad_image: OnBadImage = "skip",
     cache: bool = True,
@@ -37,26 +40,21 @@ def celeba(
     Each photograph is its largest centred square (178 of 178 x 218), or the centred `crop` x `crop` pixels of it (140
     and 148 are usual in the literature), resized (64 by default). With `list_eval_partition.txt` beside the
     photographs' folder or in it, the splits are the official ones; with `list_attr_celeba.txt` the labels are all 40
-    attributes, or the `attributes` asked for. `cache` and `on_bad_image` are those of `image_folder`.
+    attributes, or the `attributes` asked for. Kaggle's copy, with tables that end in .csv and the photographs a folder
+    deeper, is read as it is. `fit`, `cache` and `on_bad_image` are those of `image_folder`.
     """
     folder = find_photographs(root)
-    names = list_images(folder, recursive=False)
-    parts = _partition(folder, names)
-    parts = {part: chosen[:limit] for part, chosen in parts.items()}
+    found = list_images(folder, recursive=False)
+    check_links(folder, found.dangling, on_bad_image)
+    parts = {part: chosen[:limit] for part, chosen in _partition(folder, found.names).items()}
     names = [name for chosen in parts.values() for name in chosen]
     labels, attribute_names = _attributes(folder, names, attributes)
-    pixels, kept = load_images(folder, names, size or DEFAULT_SIZE, 3, crop, on_bad_image, cache)
-
-    splits: dict[str, Images] = {}
-    start = 0
-    for part, chosen in parts.items():
-        rows = torch.nonzero((kept >= start) & (kept < start + len(chosen))).flatten()
-        start += len(chosen)
-        if len(rows):
-            splits[part] = Images(pixels, None if labels is None else labels[kept[rows]], index=rows, mapped=True)
+    form = Form(*sides(size or DEFAULT_SIZE), 3, crop, fit)
+    splits = split_images(load_images(folder, names, form, on_bad_image, cache), parts, labels)
     if "train" not in splits:
-        raise UserError(f"none of the images in {folder.absolute()} is for training according to its {PARTITION}")
-    return Source(splits["train"], splits.get("test"), splits.get("val"), attribute_names=attribute_names)
+        raise UserError(f"none of the images in {folder.absolute()} is for training according to its {PARTITION}.txt")
+    official = (splits["train"], splits.get("test"), splits.get("val"))
+    return Source(*official, attribute_names=attribute_names)
 
 
 def find_photographs(root: Path) -> Path:
@@ -67,13 +65,16 @@ def find_photographs(root: Path) -> Path:
     """
     wanted = (
         "put CelebA's img_align_celeba (and, for the official splits and attributes, "
-        f"{PARTITION} and {ATTRIBUTES}) in {(root / 'celeba').absolute()}, "
+        f"{PARTITION}.txt and {ATTRIBUTES}.txt) in {(root / 'celeba').absolute()}, "
         "or set data.root or DATA_ROOT to the folder that holds celeba/"
     )
     if not root.is_dir():
-        raise UserError(f"there is no folder {root.absolute()}: {wanted}")
+        raise UserError(missing(root) or f"there is no folder {root.absolute()}: {wanted}")
     if (found := _find(root)) is not None:
         return found
+    for folder in (root / "celeba" / "img_align_celeba", root / "img_align_celeba"):
+        if (zipped := folder.with_suffix(".zip")).is_file():
+            raise UserError(f"{zipped.absolute()} is an archive: unpack it there, into the folder {folder.name}")
     # torchvision fetches it from Google Drive through the package gdown, and often meets Drive's quota.
     if importlib.util.find_spec("gdown") is None:
         raise UserError(f"there is no CelebA in {root.absolute()}: {wanted}")
@@ -90,15 +91,25 @@ def find_photographs(root: Path) -> Path:
 
 def _find(root: Path) -> Path | None:
     for folder in (root / "celeba" / "img_align_celeba", root / "img_align_celeba"):
+        if (folder / folder.name).is_dir():  # as Kaggle's archive has it
+            return folder / folder.name
         if folder.is_dir():
             return folder
     return root if any(file.suffix.lower() == ".jpg" for file in root.iterdir()) else None
 
 
-def _table(folder: Path, file_name: str) -> tuple[Path, list[str]] | None:
-    for file in (folder / file_name, folder.parent / file_name):
-        if file.is_file():
-            return file, file.read_text().splitlines()
+def _table(folder: Path, name: str) -> tuple[Path, list[str], list[str]] | None:
+    """Return a table's file, the names of its columns but for the images', and its rows, values between spaces."""
+    doubled = [folder.parent.parent] if folder.parent.name == folder.name else []
+    for place in (folder, folder.parent, *doubled):
+        for file in (place / f"{name}.txt", place / f"{name}.csv"):
+            if file.is_file():
+                lines = file.read_text().replace(",", " ").splitlines()
+                if file.suffix == ".csv":
+                    return file, lines[0].split()[1:] if lines else [], lines[1:]
+                if name == ATTRIBUTES:
+                    return file, lines[1].split() if len(lines) > 1 else [], lines[2:]
+                return file, ["partition"], lines
     return None
 
 
@@ -120,7 +131,7 @@ def _partition(folder: Path, names: list[str]) -> dict[str, list[str]]:
     """Return the names of each official split, or all as "train" where there is no partition."""
     if (table := _table(folder, PARTITION)) is None:
         return {"train": names}
-    file, lines = table
+    file, _, lines = table
     parts: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     numbered = dict(zip("012", parts, strict=True))
     for name, number in zip(names, _rows(file, lines, names), strict=True):
@@ -136,15 +147,14 @@ def _attributes(folder: Path, names: list[str], wanted: list[str] | None) -> tup
         return None, ()
     if (table := _table(folder, ATTRIBUTES)) is None:
         if wanted is not None:
-            raise UserError(f"data.attributes needs {ATTRIBUTES} in {folder.absolute()} or the folder above it")
+            raise UserError(f"data.attributes needs {ATTRIBUTES}.txt in {folder.absolute()} or the folder above it")
         return None, ()
-    file, lines = table
-    known = lines[1].split() if len(lines) > 1 else []
+    file, known, lines = table
     for name in wanted or ():
         if name not in known:
             raise UserError(f"CelebA has no attribute {name!r}.{did_you_mean(name, known)}")
     try:
-        values = np.array([row.split() for row in _rows(file, lines[2:], names)], dtype=np.int8)
+        values = np.array([row.split() for row in _rows(file, lines, names)], dtype=np.int8)
         table_values = torch.from_numpy(values.reshape(len(names), len(known)))
     except ValueError:
         raise UserError(f"{file} is damaged: it needs {len(known)} numbers, 1 or -1, for each image") from None

@@ -18,36 +18,41 @@ class ImageFiles:
     Args:
         folder: Where the files are.
         names: Their N paths within the folder.
-        size: Pixels a side, H and W, after cutting out a square and resizing it.
-        channels: C, 3 or 1.
-        crop: Pixels a side of the square, in the middle of the image; None: the largest.
+        form: What is made of each: C, H and W.
     """
 
     dtype = torch.uint8
     ndim = 4
+    advice = "remove it, or set data.cache=true, which passes over it"
 
-    def __init__(self, folder: Path, names: Sequence[str], size: int, channels: int, crop: int | None) -> None:
+    def __init__(self, folder: Path, names: Sequence[str], form: decode.Form) -> None:
         self.files = [str(folder / name) for name in names]
-        self.crop = crop
-        self.shape = (len(names), channels, size, size)
+        self.form = form
+        self.shape = (len(names), form.channels, form.height, form.width)
 
     def __len__(self) -> int:
         """Return N."""
         return len(self.files)
 
+    def content(self, row: int) -> tuple[str, bytes]:
+        """Return what an image is called, and the bytes of its file."""
+        return self.files[row], Path(self.files[row]).read_bytes()
+
     def read(self, rows: Tensor) -> Tensor:
         """Decode the images at `rows`, int64 `[B]`: uint8 `[B, C, H, W]`.
 
         Raises:
-            UserError: if a file can't be read or decoded, or is smaller than `crop`.
+            UserError: if a file can't be read or decoded, or is smaller than what is to be cut out of it.
         """
-        _, channels, size, _ = self.shape
-        try:
-            pixels, bad = decode.decode_many([self.files[row] for row in rows.tolist()], size, channels, self.crop)
-        except (OSError, ValueError) as error:
-            raise UserError(str(error)) from None
-        for file, fault in bad.items():
-            raise UserError(
-                f"{file} can't be decoded ({fault}): remove it, or set data.cache=true, which passes over it"
-            )
-        return torch.frombuffer(bytearray(pixels), dtype=torch.uint8).view(-1, channels, size, size)
+        pixels = bytearray()
+        for row in rows.tolist():
+            try:
+                name, content = self.content(row)
+                pixels += decode.decode(content, self.form)
+            except OSError as error:
+                raise UserError(str(error)) from None
+            except decode.TooSmall as error:
+                raise UserError(f"{name} {error}") from None
+            except decode.BadImage as error:
+                raise UserError(f"{name} can't be decoded ({error}): {self.advice}") from None
+        return torch.frombuffer(pixels, dtype=torch.uint8).view(-1, *self.shape[1:])

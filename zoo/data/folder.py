@@ -2,125 +2,176 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from zoo.data.cache import decoded
-from zoo.data.decode import ENDINGS
+from zoo.data.decode import Form
+from zoo.data.digests import Files, digests_of
 from zoo.data.files import ImageFiles
+from zoo.data.layout import class_folders, split_folders
+from zoo.data.listing import list_images, shown, warn_of_others
+from zoo.data.pixels import Size, sides
 from zoo.data.source import Images, Source, register_dataset
-from zoo.errors import UserError
+from zoo.data.tables import read_labels
+from zoo.errors import UserError, warn
 
 OnBadImage = Literal["skip", "fail"]
+Fit = Literal["crop", "pad", "squash"]
 DEFAULT_SIZE = 64
 
 
-@register_dataset("image_folder", "your own images: every jpg, png, webp and bmp in data.root and its subfolders")
+@register_dataset("image_folder", "your own images: every picture in data.root and its subfolders")
 def image_folder(
     root: Path,
-    size: int | None,
+    size: Size | None,
     limit: int | None,
     *,
     channels: Literal[1, 3] = 3,
+    fit: Fit = "crop",
+    labels: Path | None = None,
     on_bad_image: OnBadImage = "skip",
     cache: bool = True,
 ) -> Source:
-    """Images of a folder, in the order of their paths; each is its largest centred square, resized (64 by default).
+    """Images of a folder, brought to `size`, 64 by default: one number, or [height, width].
 
-    If all images lie in subfolders, and these are two or more, each immediate subfolder is a class. A limit takes
-    images evenly spaced over the sorted list, so that no class is left out because of its name. What is transparent
-    turns white. Hidden files and folders are passed over, and a file that is reached by two paths is taken once.
+    Folders `train`, `test` and `val` (or training, testing, valid, validation, in any case) are the official splits;
+    those that are not there are cut from train. If all images lie in subfolders, of the splits or of the root, and
+    these are two or more, each is a class. Or `labels` names a CSV file in the root with the columns file and label, or
+    file and attributes of 0 and 1 (or -1 and 1). A limit takes images evenly spaced over the sorted list, so that no
+    class is left out because of its name. Hidden files and folders are passed over, a file that is reached by two paths
+    is taken once, and what is transparent turns white.
 
-    Without `cache` nothing is written to disk: each batch is decoded anew, and a bad file ends the run that meets it.
+    `fit` says how a picture comes to its size: `crop` takes the largest part of that shape from its middle, `pad` puts
+    bars of black beside it, `squash` stretches it. Without `cache` no pixels are written to disk: each batch is decoded
+    anew, and a bad file ends the run that meets it.
     """
-    names = list_images(root, recursive=True)
-    if limit is not None and limit < len(names):
-        names = [names[i * len(names) // limit] for i in range(limit)]
-    pixels, kept = load_images(root, names, size or DEFAULT_SIZE, channels, None, on_bad_image, cache)
+    found = list_images(root, recursive=True)
+    others = [name for name in found.others if labels is None or root / name != root / labels]
+    warn_of_others(root, others, len(found.names))
+    check_links(root, found.dangling, on_bad_image)
+    official = split_folders(root, found.names)
+    parts = {split: _thinned(names, limit) for split, names in (official or {"train": found.names}).items()}
+    names = [name for part in parts.values() for name in part]
+    known, classes, attributes = (
+        read_labels(root / labels, names) if labels else (*class_folders(names, bool(official)), ())
+    )
+    loaded = load_images(root, names, Form(*sides(size or DEFAULT_SIZE), channels, None, fit), on_bad_image, cache)
+    splits = split_images(loaded, parts, known)
+    if "train" not in splits:
+        raise UserError(f"none of the images in {root.absolute()} that are for training can be decoded")
+    warn_of_twins(splits)
+    official_splits = (splits["train"], splits.get("test"), splits.get("val"))
+    return Source(*official_splits, classes, attributes, title=root.resolve().name)
 
-    tops = [name.split("/")[0] for name in names]
-    classes = sorted(set(tops))
-    if len(classes) < 2 or any("/" not in name for name in names):
-        return Source(Images(pixels, mapped=True))
-    labels = torch.tensor([classes.index(top) for top in tops])[kept]
-    return Source(Images(pixels, labels, mapped=True), class_names=tuple(classes))
+
+def _thinned(names: list[str], limit: int | None) -> list[str]:
+    if limit is None or limit >= len(names):
+        return names
+    return [names[i * len(names) // limit] for i in range(limit)]
 
 
-def list_images(folder: Path, recursive: bool) -> list[str]:
-    """Return the sorted paths, within `folder`, of the files whose names end like an image's.
+class Loaded(NamedTuple):
+    """What became of image files.
 
-    Hidden files and folders are passed over; a file that is linked to twice is listed once.
-
-    Raises:
-        UserError: if the folder is missing, can't be read, or has no such file.
+    Attributes:
+        pixels: Of the good ones, uint8 `[K, C, H, W]`, memory-mapped; or all, not decoded yet.
+        kept: Which they are, int64 `[K]`.
+        files: Their names and digests.
     """
-    looked_for = f"{', '.join(ENDINGS)} (data.root or DATA_ROOT says where to look)"
-    if not folder.is_dir():
-        raise UserError(f"there is no folder {folder.absolute()} to look in for images ending in {looked_for}")
-    names = []
-    seen = set()  # device and inode of each folder and file: links may lead in circles
-    try:
-        for at, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
-            here = os.stat(at)
-            if (here.st_dev, here.st_ino) in seen:
-                folders.clear()
-                continue
-            seen.add((here.st_dev, here.st_ino))
-            folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
-            for name in sorted(files):
-                if name.startswith(".") or not name.lower().endswith(ENDINGS):
-                    continue
-                file = os.stat(os.path.join(at, name))
-                if (file.st_dev, file.st_ino) not in seen:
-                    seen.add((file.st_dev, file.st_ino))
-                    names.append(Path(at, name).relative_to(folder).as_posix())
-    except OSError as error:
-        raise UserError(f"{error.filename} can't be read: {error.strerror}") from None
-    if not names:
-        within = " or its subfolders" if recursive else ""
-        raise UserError(f"no file in {folder.absolute()}{within} ends in {looked_for}")
-    return sorted(names)
+
+    pixels: Tensor | ImageFiles
+    kept: Tensor
+    files: Files
 
 
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def load_images(
-    folder: Path,
-    names: Sequence[str],
-    size: int,
-    channels: int,
-    crop: int | None,
-    on_bad_image: OnBadImage,
-    cache: bool,
-) -> tuple[Tensor | ImageFiles, Tensor]:
+def load_images(folder: Path, names: Sequence[str], form: Form, on_bad_image: OnBadImage, cache: bool) -> Loaded:
     """Return images from the cache, which decodes them if need be, and warn of those that can't be decoded.
-
-    Returns:
-        uint8 `[K, channels, size, size]`, memory-mapped, and which of `names` they are, int64 `[K]`; without
-        `cache`, all of them, not decoded yet.
 
     Raises:
         UserError: if a file is bad and `on_bad_image` is "fail", if all are, or as `decoded` does.
     """
     if not cache:
-        return ImageFiles(folder, names, size, channels, crop), torch.arange(len(names))
-    pixels, bad = decoded(folder, names, size, channels, crop)
-    if bad:
-        shown = ", ".join(f"{folder / name} ({fault})" for name, fault in list(bad.items())[:3])
-        count = f"{len(bad):,} of {len(names):,} images can't be decoded"
-        text = f"{count}: {shown}{', …' if len(bad) > 3 else ''}"
-        if len(bad) == len(names):
-            raise UserError(text)
-        if on_bad_image == "fail":
-            raise UserError(f"{text}; mend or remove them, or set data.on_bad_image to skip")
-        if os.environ.get("RANK", "0") == "0":  # of many processes one speaks
-            print(f"warning: {text}; they are skipped", file=sys.stderr)
-    return pixels, torch.tensor([i for i, name in enumerate(names) if name not in bad])
+        files = Files(names, digests_of(folder, names), folder)
+        return Loaded(ImageFiles(folder, names, form), torch.arange(len(names)), files)
+    pixels, bad, digests = decoded(folder, names, form)
+    check_bad({str(folder / name): fault for name, fault in bad.items()}, len(names), on_bad_image)
+    kept = [i for i, name in enumerate(names) if name not in bad]
+    return Loaded(pixels, torch.tensor(kept), Files([names[i] for i in kept], digests, folder))
+
+
+def check_bad(bad: Mapping[str, str], count: int, on_bad_image: OnBadImage) -> None:
+    """Warn of images that can't be decoded.
+
+    Raises:
+        UserError: if `on_bad_image` is "fail", or all of the `count` images are bad.
+    """
+    if not bad:
+        return
+    text = f"{len(bad):,} of {count:,} images can't be decoded: {shown([f'{name} ({bad[name]})' for name in bad])}"
+    if len(bad) == count:
+        raise UserError(text)
+    if on_bad_image == "fail":
+        raise UserError(f"{text}; mend or remove them, or set data.on_bad_image to skip")
+    warn(f"{text}; they are skipped")
+
+
+def check_links(folder: Path, dangling: Sequence[str], on_bad_image: OnBadImage) -> None:
+    """Warn of links that lead nowhere, or raise `UserError` if `on_bad_image` is "fail"."""
+    if not dangling:
+        return
+    text = f"{len(dangling):,} links in {folder} lead to no file: {shown(dangling)}"
+    if on_bad_image == "fail":
+        raise UserError(f"{text}; mend or remove them, or set data.on_bad_image to skip")
+    warn(f"{text}; they are skipped")
+
+
+def split_images(loaded: Loaded, parts: Mapping[str, Sequence[str]], labels: Tensor | None) -> dict[str, Images]:
+    """Return the images of each split that has any.
+
+    Args:
+        loaded: The images of all splits, one split after another.
+        parts: Names of each split's images, in the same order.
+        labels: Of all images, `[N]` or `[N, A]`.
+    """
+    splits: dict[str, Images] = {}
+    kept, start = loaded.kept, 0
+    for split, names in parts.items():
+        rows = torch.nonzero((kept >= start) & (kept < start + len(names))).flatten()
+        start += len(names)
+        if len(rows):
+            whole = Images(loaded.pixels, index=rows, mapped=True, files=loaded.files)
+            splits[split] = whole if labels is None else replace(whole, labels=labels[kept[rows]])
+    return splits
+
+
+def warn_of_twins(splits: Mapping[str, Images]) -> None:
+    """Say which images of different official splits have the same content."""
+    for split, other, pairs in twins(splits):
+        named = shown([f"{one} = {two}" for one, two in pairs])
+        warn(f"{len(pairs):,} images of {split} are in {other}, too: {named}")
+
+
+def twins(splits: Mapping[str, Images]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+    """Return, for each two splits that have images of equal content, the names of these images in both."""
+    found = []
+    order = [split for split in ("test", "val", "train") if split in splits and splits[split].files is not None]
+    for i, split in enumerate(order):
+        for other in order[i + 1 :]:
+            one, two = splits[split], splits[other]
+            common = np.isin(one.digests.numpy(), two.digests.numpy())  # type: ignore[union-attr]
+            if common.any():
+                by_digest = dict(zip(two.digests.tolist(), two.names, strict=True))  # type: ignore[union-attr]
+                pairs = [
+                    (name, by_digest[digest])
+                    for name, digest, shared in zip(one.names, one.digests.tolist(), common, strict=True)  # type: ignore[union-attr]
+                    if shared
+                ]
+                found.append((split, other, pairs))
+    return found

@@ -6,6 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Size = int | tuple[int, int]  # of images, in pixels: height and width, or one number for both
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Return height and width."""
+    return (size, size) if isinstance(size, int) else size
+
 
 def to_float(images: Tensor, range: tuple[float, float]) -> Tensor:
     """Scale uint8 images of any shape to float32 in `range` (least, greatest), on the device where they are."""
@@ -71,12 +78,13 @@ def random_crop(images: Tensor, margin: int) -> Tensor:
     return images.flatten(2).gather(2, pixels[:, None].expand(-1, channels, -1)).view_as(images)
 
 
-def resize(pixels: Tensor, size: int) -> Tensor:
-    """Resize uint8 `[N, C, H, W]` to `size` pixels a side, antialiased bilinear."""
-    if pixels.shape[-2:] == (size, size):
+def resize(pixels: Tensor, size: Size) -> Tensor:
+    """Resize uint8 `[N, C, H, W]` to `size`, antialiased bilinear."""
+    shape = sides(size)
+    if pixels.shape[-2:] == shape:
         return pixels
-    out = torch.empty(*pixels.shape[:2], size, size, dtype=torch.uint8)
+    out = torch.empty(*pixels.shape[:2], *shape, dtype=torch.uint8)
     for chunk, target in zip(pixels.split(2048), out.split(2048), strict=True):  # as floats, all at once are too many
-        scaled = F.interpolate(chunk.float(), (size, size), mode="bilinear", antialias=True)
+        scaled = F.interpolate(chunk.float(), shape, mode="bilinear", antialias=True)
         target.copy_(scaled.round_().clamp_(0, 255))
     return out

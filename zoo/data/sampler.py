@@ -2,15 +2,16 @@
 
 The stream is one shuffle of all images after another. Step `s` of global batch size `b` takes the stream's positions
 `s * b` to `(s + 1) * b`, so every batch is full, no image is seen twice before all are seen once, and a run resumes at
-any step without replaying those before it. For evaluation, every image once, in the order of the split.
+any step without replaying those before it. Where classes are to be drawn evenly, the stream is made of rounds: an equal
+share of each class's own stream of shuffles, shuffled. For evaluation, every image once, in the order of the split.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 import torch
@@ -54,18 +55,43 @@ def step_indices(n: int, batch_size: int, seed: int, step: int, rank: int = 0, w
     """
     if n < 1:
         raise ValueError("there are no images to sample from")
+    return _from_stream(n, lambda epoch: permutation(n, seed, epoch), batch_size, step, rank, world)
+
+
+def _from_stream(
+    length: int, shuffle: Callable[[int], Tensor], batch_size: int, step: int, rank: int, world: int
+) -> Tensor:
+    """Return a step's positions in a stream that is made of `shuffle(0)`, `shuffle(1)`, …, each of a length."""
     if batch_size % world:
         raise ValueError(f"batch_size {batch_size} can't be shared equally by {world} ranks")
     share = batch_size // world
     position = step * batch_size + rank * share
     pieces = []
     while share:
-        epoch, start = divmod(position, n)
-        piece = permutation(n, seed, epoch)[start : start + share]
+        epoch, start = divmod(position, length)
+        piece = shuffle(epoch)[start : start + share]
         pieces.append(piece)
         position += len(piece)
         share -= len(piece)
     return torch.cat(pieces)
+
+
+def balanced_indices(labels: Tensor, seed: int) -> Callable[[int, int, int, int], Tensor]:
+    """Return what `step_indices` is where classes are drawn evenly: a function of batch size, step, rank and world.
+
+    Args:
+        labels: Of the training images, int64 `[N]`; a class without any is left out.
+        seed: The run's.
+    """
+    members = [torch.nonzero(labels == label).flatten() for label in labels.unique()]
+    share = -(-len(labels) // len(members))  # of each class in a round, so that a round is about an epoch
+
+    @lru_cache(maxsize=2)
+    def shuffle(number: int) -> Tensor:
+        drawn = torch.cat([of_class[step_indices(len(of_class), share, seed, number)] for of_class in members])
+        return drawn[permutation(len(drawn), seed, number)]
+
+    return partial(_from_stream, share * len(members), shuffle)
 
 
 def batches(
@@ -79,12 +105,19 @@ def batches(
     Raises:
         ValueError: as `step_indices` does.
     """
+    balanced = balanced_indices(images.labels, seed) if images.balance and images.labels is not None else None
+
+    def indices_of(step: int) -> Tensor:
+        if balanced is not None:
+            return balanced(batch_size, step, rank, world)
+        return step_indices(len(images), batch_size, seed, step, rank, world)
+
     size = MAPPED_BYTES if images.mapped else GATHERED_BYTES
     together = max(1, size // (batch_size * math.prod(images.shape)))
 
     def gather(first: int) -> list[tuple[Tensor, Tensor | None]]:
         steps = range(first, min(first + together, stop))
-        indices = [step_indices(len(images), batch_size, seed, step, rank, world) for step in steps]
+        indices = [indices_of(step) for step in steps]
         pixels, labels = images.batch(torch.cat(indices))
         parts = pixels.split(len(indices[0]))
         return list(zip(parts, [None] * len(steps) if labels is None else labels.split(len(indices[0])), strict=True))

@@ -10,25 +10,25 @@ import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor
 
-from zoo.data.pixels import resize
+from zoo.data.pixels import Size, resize
 from zoo.data.source import Images, Source, register_dataset
 from zoo.errors import UserError
 
 
 @register_dataset("mnist", "handwritten digits, 60,000 + 10,000, 1 x 28 x 28")
-def mnist(root: Path, size: int | None, limit: int | None) -> Source:
+def mnist(root: Path, size: Size | None, limit: int | None) -> Source:
     """MNIST. LeCun et al. 1998. At 32 pixels it is framed in two pixels of black, as the literature does."""
     return _mnist_like("MNIST", root, size, limit)
 
 
 @register_dataset("fashion_mnist", "pictures of clothes, 60,000 + 10,000, 1 x 28 x 28")
-def fashion_mnist(root: Path, size: int | None, limit: int | None) -> Source:
+def fashion_mnist(root: Path, size: Size | None, limit: int | None) -> Source:
     """Fashion-MNIST. Xiao et al. 2017, arXiv:1708.07747. At 32 pixels it is framed in two pixels of black."""
     return _mnist_like("FashionMNIST", root, size, limit)
 
 
 @register_dataset("cifar10", "small colour photographs of ten classes, 50,000 + 10,000, 3 x 32 x 32")
-def cifar10(root: Path, size: int | None, limit: int | None) -> Source:
+def cifar10(root: Path, size: Size | None, limit: int | None) -> Source:
     """CIFAR-10. Krizhevsky 2009."""
     train, test = (_torchvision("CIFAR10", root, "cifar-10-batches-py", train=train) for train in (True, False))
 
@@ -40,7 +40,7 @@ def cifar10(root: Path, size: int | None, limit: int | None) -> Source:
 
 
 @register_dataset("digits", "scikit-learn's handwritten digits, 1,797, 1 x 8 x 8, always at hand")
-def digits(root: Path, size: int | None, limit: int | None) -> Source:
+def digits(root: Path, size: Size | None, limit: int | None) -> Source:
     """The 8 x 8 digits that come with scikit-learn: nothing to download. Alpaydin & Kaynak 1998."""
     from sklearn.datasets import load_digits
 
@@ -50,7 +50,7 @@ def digits(root: Path, size: int | None, limit: int | None) -> Source:
     return Source(Images(resize(pixels, size or 8), labels), class_names=tuple(map(str, found.target_names)))
 
 
-def _mnist_like(kind: str, root: Path, size: int | None, limit: int | None) -> Source:
+def _mnist_like(kind: str, root: Path, size: Size | None, limit: int | None) -> Source:
     train, test = (_torchvision(kind, root, f"{kind}/raw", train=train) for train in (True, False))
 
     def images(part: Any) -> Images:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import torch.utils.data
 from torch import Tensor
 
+from zoo.data.digests import Files
 from zoo.data.files import ImageFiles
 from zoo.errors import PluginError
 from zoo.registry import Registry
@@ -25,6 +26,8 @@ class Images:
         factors: int64 `[N, F]`, the generating factors' values.
         index: int64 `[N]`, the rows of `pixels` that are in the set, so that a subset copies no pixels; None: all.
         mapped: Whether reading `pixels` may wait for a disk.
+        files: Where each row of `pixels` comes from, for pictures that are files.
+        balance: Whether training draws the classes evenly, and not the images.
     """
 
     pixels: Tensor | ImageFiles
@@ -32,6 +35,8 @@ class Images:
     factors: Tensor | None = None
     index: Tensor | None = None
     mapped: bool = False
+    files: Files | None = None
+    balance: bool = False
 
     def __post_init__(self) -> None:
         """Check what a plugin's author may get wrong."""
@@ -61,14 +66,27 @@ class Images:
         channels, height, width = self.pixels.shape[1:]
         return channels, height, width
 
+    @property
+    def digests(self) -> Tensor | None:
+        """What stands for the content of each image's file, int64 `[N]`; None for images that are no files."""
+        if self.files is None:
+            return None
+        return self.files.digests if self.index is None else self.files.digests[self.index]
+
+    @property
+    def names(self) -> list[str]:
+        """The images' files, paths within the data's folder; empty for images that are no files."""
+        if self.files is None:
+            return []
+        return list(self.files.names) if self.index is None else [self.files.names[i] for i in self.index.tolist()]
+
     def subset(self, positions: Tensor) -> Images:
         """Return the images at `positions`, int64 `[K]`, without copying pixels."""
-        return Images(
-            self.pixels,
-            None if self.labels is None else self.labels[positions],
-            None if self.factors is None else self.factors[positions],
-            positions if self.index is None else self.index[positions],
-            self.mapped,
+        return replace(
+            self,
+            labels=None if self.labels is None else self.labels[positions],
+            factors=None if self.factors is None else self.factors[positions],
+            index=positions if self.index is None else self.index[positions],
         )
 
     def batch(self, positions: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -137,6 +155,8 @@ class Source:
         attribute_names: One per attribute, where labels are attributes.
         factor_names: One per generating factor.
         factor_sizes: How many values each factor takes.
+        title: What the data is called where it is nothing that the data set's name says: the user's own folder.
+        digest: What stands for the content of all images, where it is known without reading them; else "".
     """
 
     train: Images
@@ -146,6 +166,8 @@ class Source:
     attribute_names: tuple[str, ...] = ()
     factor_names: tuple[str, ...] = ()
     factor_sizes: tuple[int, ...] = ()
+    title: str = ""
+    digest: str = ""
 
     def __post_init__(self) -> None:
         """Check what a plugin's author may get wrong."""

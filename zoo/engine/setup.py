@@ -107,6 +107,7 @@ class Run:
             [
                 f"model   {config.model.name} ({type(model).__name__}), {parameters:,} parameters",
                 f"data    {self.data.describe()}, pixels in [{model.image.range[0]:g}, {model.image.range[1]:g}]",
+                *([f"labels  {labels}"] if (labels := self.data.describe_labels()) else []),
                 f"steps   {self.total_steps:,} of {config.batch_size} images"
                 f" ({self.total_steps * config.batch_size / len(self.data.train):.4g} epochs)",
                 f"how     {self.choices()}",
@@ -168,10 +169,11 @@ def set_up(config: Config) -> Run:
             "--multi_gpu, and set shard=true for a model too large for one device"
         )
     config.data.range = pixel_range
-    config.data.size = model.image.height
+    height, width = model.image.height, model.image.width
+    config.data.size = height if height == width else (height, width)
     latent = f"_z{model.latent_dim}" if hasattr(model, "latent_dim") else ""
-    name = f"{config.model.name}_{config.data.name}{latent}_s{model.image.height}_{config.seed}"
-    out = config.out or Path("runs") / name
+    size = f"{height}" if height == width else f"{height}x{width}"
+    out = config.out or Path("runs") / f"{config.model.name}_{config.data.name}{latent}_s{size}_{config.seed}"
     total = config.steps or math.ceil(config.epochs * len(data.train) / config.batch_size)  # type: ignore[operator]
     return Run(config, out, data, model, accelerator, precision, channels_last, total, started_from)
 

@@ -146,10 +146,13 @@ def _block(convolution: nn.Module, channels: int, norm: bool, slope: float) -> n
     return nn.Sequential(*layers, nn.LeakyReLU(slope) if slope else nn.ReLU())
 
 
-def _must_divide(name: str, image: ImageSpec, factor: int, instead: str) -> None:
+def _must_divide(name: str, image: ImageSpec, factor: int) -> None:
     if image.height % factor or image.width % factor:
+        height, width = (max(factor, factor * round(side / factor)) for side in (image.height, image.width))
+        size = height if height == width else [height, width]
         raise UserError(
-            f"net {name!r} needs height and width divisible by {factor}, not {image.height} x {image.width}: {instead}"
+            f"net {name!r} needs height and width divisible by {factor}, not {image.height} x {image.width}: "
+            f"set data.size={size}, or choose net 'vanilla' or 'mlp', which take any size"
         )
 
 
@@ -162,8 +165,7 @@ def conv(image: ImageSpec, in_channels: int, *, base_channels: PositiveInt = 64)
         in_channels: Channels the encoder sees.
         base_channels: Width of the outermost layer; the others are 2, 4 and 8 times as wide.
     """
-    nearest = max(16, 16 * round(image.height / 16))
-    _must_divide("conv", image, 16, f"set data.size={nearest}, or choose net 'vanilla' or 'mlp', which take any size")
+    _must_divide("conv", image, 16)
     c = base_channels
     encoder = nn.Sequential(
         conv_block(in_channels, c, norm=False), conv_block(c, 2 * c), conv_block(2 * c, 4 * c), conv_block(4 * c, 8 * c)
@@ -213,8 +215,7 @@ def mnist(image: ImageSpec, in_channels: int, *, base_channels: PositiveInt = 32
         base_channels: Width of the first convolution; the second is twice as wide.
         hidden_dim: Width of the fully connected layer.
     """
-    nearest = max(4, 4 * round(image.height / 4))
-    _must_divide("mnist", image, 4, f"set data.size={nearest}, or choose net 'vanilla' or 'mlp', which take any size")
+    _must_divide("mnist", image, 4)
     c = base_channels
     small = (2 * c, image.height // 4, image.width // 4)
     encoder = nn.Sequential(

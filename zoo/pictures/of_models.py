@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -44,6 +44,15 @@ def save_grid(images: Tensor, path: Path, columns: int) -> None:
         columns: Images to a row.
     """
     drawing.sheet(_tiles(images), path, columns)
+
+
+def examples(rows: Mapping[str, Tensor], path: Path) -> None:
+    """Save a row of images for each name: `[N, C, H, W]` in [0, 1], of any N each."""
+    columns = max(map(len, rows.values()))
+    filled = [
+        torch.cat([images, images.new_ones(columns - len(images), *images.shape[1:])]) for images in rows.values()
+    ]
+    drawing.sheet(_tiles(torch.cat(filled)), path, columns, title="Images as a model gets them", row_names=list(rows))
 
 
 def reconstructions(model: BaseVAE, batch: Batch, path: Path, by: Draws = drawing) -> None:
@@ -267,7 +276,9 @@ def _posterior_means(model: BaseVAE, batches: Iterable[Batch]) -> tuple[np.ndarr
 
 
 def _principal_components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the first two components `[N, 2]` and their shares of the variance `[2]`."""
+    """Return the first two components `[N, 2]` and their shares of the variance `[2]`; all 0 for a single point."""
+    if len(points) == 1:
+        return np.zeros((1, 2)), np.zeros(2)
     from sklearn.decomposition import PCA
 
     with np.errstate(invalid="ignore"):  # all points in one place, as a collapsed posterior has them: 0 / 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from zoo.base import BaseVAE, Batch
@@ -33,11 +34,20 @@ def write_progress_pictures(model: BaseVAE, split: Images, out: Path, by: of_mod
     by.training_losses(out / METRICS_FILE, out / "training_losses.png")
 
 
+def _two_or_more(batch: Batch, more: Images, model: BaseVAE) -> Batch:
+    """Return a batch, or, if it is of one image, this and one of others."""
+    if len(batch.x) > 1:
+        return batch
+    other = first_batch(more, model, 1)
+    y = None if batch.y is None or other.y is None else torch.cat([batch.y, other.y])
+    return Batch(torch.cat([batch.x, other.x]), y)
+
+
 def write_pictures(model: BaseVAE, data: Data, out: Path) -> None:
     """Draw all the pictures of a finished run, from test images."""
     write_progress_pictures(model, data.test, out)
     batch = first_batch(data.test, model, 100)
-    of_models.interpolations(model, batch, out / "interpolations.png")
+    of_models.interpolations(model, _two_or_more(batch, data.val, model), out / "interpolations.png")
     points = (b for number, b in evaluation_batches(data.test, model, 500) if number * 500 < LATENT_POINTS)
     of_models.latent_space(model, points, out / "latent_space.png", data.class_names)
     of_models.traversals(model, batch, out / "traversals.png")
