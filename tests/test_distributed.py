@@ -149,7 +149,7 @@ def test_killed_and_resumed_on_two_processes(whole: Path, tmp_path: Path) -> Non
 def test_evaluation_does_not_depend_on_the_number_of_processes(whole: Path) -> None:
     before = json.loads((whole / "results.json").read_text())["metrics"]
     # Five batches: three for one rank, two for the other; and anew, though the results are there.
-    settings_over = ["eval_batch_size=7", "device=cpu", "--again"]
+    settings_over = ["eval_batch_size=7", "device=cpu", "--trust-plugins", "--again"]
     subprocess.run([sys.executable, "run.py", "evaluate", str(whole), *settings_over], cwd=ROOT, check=True)
     one = json.loads((whole / "results.json").read_text())["metrics"]
     assert torchrun("run.py", "evaluate", str(whole), *settings_over).wait(timeout=120) == 0
@@ -159,5 +159,5 @@ def test_evaluation_does_not_depend_on_the_number_of_processes(whole: Path) -> N
     )
     assert before["recon"]["n"] == one["recon"]["n"]
     # Ranks that agree on what is there already do not wait for one another.
-    assert torchrun("run.py", "evaluate", str(whole), *settings_over[:2]).wait(timeout=120) == 0
+    assert torchrun("run.py", "evaluate", str(whole), *settings_over[:3]).wait(timeout=120) == 0
     assert json.loads((whole / "results.json").read_text())["metrics"] == two

@@ -13,10 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
+from PIL import Image
 from safetensors.torch import load_file
 
 import zoo
@@ -28,6 +30,7 @@ from zoo.engine.folder import CHANGES_THE_RUN, MAY_CHANGE
 from zoo.errors import Undelivered, UserError
 from zoo.evaluation import MAY_BE_SET, evaluate_run
 from zoo.files import read_results
+from zoo.reports.leaderboard import build_boards, find_runs
 from zoo.runs import train
 
 IDENTITY = ("variant", "dataset", "image", "latent_dim", "parameters", "seed", "config_hash", "history", "plugins")
@@ -627,3 +630,70 @@ def test_frozen_batch_norm_learns_no_statistics(tmp_path: Path) -> None:
 def test_every_run_has_traversals(trained: Path) -> None:
     assert (trained / "traversals.png").is_file()
     assert checkpoint.recipe_of(trained)["plugins"] == {}
+
+
+# ---- data
+
+
+def folder_of_pictures(root: Path, n: int, seed: int = 0) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    generator = np.random.default_rng(seed)
+    for i in range(n):
+        Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(root / f"{seed}_{i:03}.png")
+    return root
+
+
+def on_pictures(out: Path, root: Path, **changes: Any) -> Config:
+    return make_config(out, steps=4, data={"name": "image_folder", "root": str(root), "size": 8} | changes)
+
+
+def test_two_folders_are_two_data_sets(tmp_path: Path) -> None:
+    for seed, name in enumerate(("cats", "dogs")):
+        root = folder_of_pictures(tmp_path / name, 40, seed)
+        run(on_pictures(tmp_path / "runs" / name, root))
+    copied = Path(shutil.copytree(tmp_path / "cats", tmp_path / "moved" / "cats"))
+    run(on_pictures(tmp_path / "runs" / "moved", copied))
+    cats, dogs, moved = (read_results(tmp_path / "runs" / name) for name in ("cats", "dogs", "moved"))
+    assert cats["dataset"] == "cats" and dogs["dataset"] == "dogs"
+    assert cats["config_hash"] != dogs["config_hash"]
+    assert (cats["config_hash"], cats["data_digest"]) == (moved["config_hash"], moved["data_digest"])
+    found, problems = find_runs(tmp_path / "runs")
+    assert len(found) == 2 and "same config, same seed" in problems[0]
+    assert [board.title.split(",")[0] for board in build_boards(found, [])] == ["cats", "dogs"]
+
+    run(on_pictures(tmp_path / "runs" / "other_dogs", tmp_path / "dogs", title="cats"))
+    boards = build_boards(find_runs(tmp_path / "runs")[0], [])
+    titles = sorted(board.title for board in boards)
+    assert len(titles) == 3 and sum(", content " in title for title in titles) == 2
+
+
+def test_a_folder_that_grew_is_told_and_no_test_image_was_trained_on(
+    tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    root, out = folder_of_pictures(tmp_path / "photos", 40), tmp_path / "r"
+    config = on_pictures(out, root)
+    run(config)
+    trained_on = load_file(out / "split.safetensors")["train"]
+    file = tmp_path / "c.yaml"
+    file.write_text(yaml.safe_dump(settings(out, steps=8, data={"name": "image_folder", "root": str(root), "size": 8})))
+    folder_of_pictures(root, 30, seed=1)
+    (root / "0_000.png").unlink()
+
+    code, _, error = cli("--config", file, "--resume")
+    assert code == 2 and f"no longer what the run in {out} has seen: 30 pictures are new, 1 are gone" in error
+    assert "--accept-data" in error
+    code, _, error = cli("evaluate", out)
+    assert code == 2 and "30 pictures are new, 1 are gone" in error and "data.title=now" in error
+
+    code, _, error = cli("evaluate", out, "data.title=now")
+    assert code == 0, error
+    assert read_results(out)["elsewhere"].keys() == {"now"}
+    code, _, error = cli("--config", file, "--resume", "--accept-data")
+    assert code == 0, error
+    membership = load_file(out / "split.safetensors")
+    assert set(trained_on.tolist()) <= set(membership["train"].tolist())
+    held_out = {*membership["val"].tolist(), *membership["test"].tolist()}
+    assert len(held_out) > 8 and not held_out & {*membership["train"].tolist()}
+    results = read_results(out)
+    assert "data" in results["history"][1]["changed"] and sum(map(len, membership.values())) == 70
+    assert cli("evaluate", out)[0] == 0, "this is what the run has seen, now"

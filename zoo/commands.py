@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument("--plugin", action="append", default=[], help="file or module with variants of your own")
     train.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
     train.add_argument("--overwrite", action="store_true", help="remove the run that lies in the folder")
+    train.add_argument("--accept-data", action="store_true", help="go on though the data has changed since")
     train.add_argument("--dry-run", action="store_true", help="build everything, take two steps, write nothing")
     train.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the config: data.size=64")
 
@@ -66,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     _add_plugins(sample)
     sample.add_argument("--n", type=int, default=64, help="how many (default 64)")
     sample.add_argument("--out", type=Path, default=Path("samples.png"), help="the picture (default samples.png)")
-    sample.add_argument("--label", type=int, help="class to draw, for conditional variants; default: all in turn")
+    sample.add_argument("--label", help="class to draw, by name or number, for conditional variants; else all in turn")
     sample.add_argument("--seed", type=int, default=0, help="seed of the draw (default 0)")
 
     data = commands.add_parser("data", help="what a run would see: splits, classes, copies, and a sheet of pictures")
@@ -157,7 +158,9 @@ def run_train(arguments: argparse.Namespace) -> int:
     from zoo.runs import train
 
     take_up_launch(config)
-    stopped_by = train(config, arguments.resume, arguments.dry_run, arguments.overwrite)
+    stopped_by = train(
+        config, arguments.resume, arguments.dry_run, arguments.overwrite, accept_data=arguments.accept_data
+    )
     return 128 + stopped_by if stopped_by else 0
 
 
@@ -184,23 +187,33 @@ def run_sample(arguments: argparse.Namespace) -> int:
     model = load(arguments.run, plugins=arguments.plugin, trust_plugins=arguments.trust_plugins)
     y = None
     classes = model.image.classes if model.needs_labels else 0
-    if arguments.label is not None and not 0 <= arguments.label < classes:
-        allowed = f"choose 0 to {classes - 1}" if classes else "this model takes no class labels"
-        raise UserError(f"--label is {arguments.label}: {allowed}")
+    label = None if arguments.label is None else _class_number(arguments.label, classes, arguments.run)
     if classes:
-        y = torch.arange(arguments.n) % classes
-        if arguments.label is not None:
-            y = torch.full((arguments.n,), arguments.label)
+        y = torch.arange(arguments.n) % classes if label is None else torch.full((arguments.n,), label)
     elif model.needs_labels:
         raise UserError(
             "this model is conditioned on attributes, which the command line can't give: use model.sample(n, y)"
         )
     with torch.no_grad():
         images = model.sample(arguments.n, y, torch.Generator().manual_seed(arguments.seed))
-    columns = classes if classes and arguments.label is None else min(8, arguments.n)
+    columns = classes if classes and label is None else min(8, arguments.n)
     pictures.save_grid(pictures.to_unit(images, model.image.range), arguments.out, columns)
     print(f"{arguments.n} images in {arguments.out}")
     return 0
+
+
+def _class_number(label: str, classes: int, run: Path) -> int:
+    """Return the number of a class that is given by name or number."""
+    from zoo.files import read_results
+
+    names = list(read_results(run).get("classes", {})) if run.is_dir() else []
+    if label in names:
+        return names.index(label)
+    if label.isdecimal() and int(label) < classes:
+        return int(label)
+    known = f" or one of {', '.join(names)}" if names else ""
+    allowed = f"choose 0 to {classes - 1}{known}" if classes else "this model takes no class labels"
+    raise UserError(f"--label is {label}: {allowed}")
 
 
 def run_data(arguments: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from zoo.base import BaseVAE
 from zoo.config import Config, flatten, load_config
 from zoo.data import Data, build_data
 from zoo.data.cache import cache_folder
+from zoo.engine import folder
 from zoo.engine.checkpoint import load, recipe_of, telling_of_plugins
 from zoo.engine.setup import choose_device, choose_precision, make_accelerator, set_threads
 from zoo.errors import Undelivered, UserError
@@ -22,6 +23,11 @@ from zoo.pictures.of_runs import write_pictures
 
 # How a trained run is measured; all else is what it is. Of its data, the place; other data is measured beside its own.
 MAY_BE_SET = ("benchmark", "eval_batch_size", "device", "threads", "data.root")
+
+CHANGED_DATA = (
+    "bring it back, or score what is there beside it, under a name of its own, as data.title=now: nothing that was "
+    "trained on will be in that test"
+)
 
 
 def evaluate_run(
@@ -60,7 +66,10 @@ def evaluate_run(
     accelerator = make_accelerator(config, choose_precision(config, device))
     with telling_of_plugins(recipe_of(out)["plugins"]), accelerator.main_process_first():
         asked_for(config, config.benchmark.metrics)
-        data = build_data(config.data)
+        data = build_data(config.data, folder.read_membership(out) if elsewhere else None)
+        if elsewhere is None:
+            known = read_results(out).get("data_digest")
+            data = folder.same_data(config, data, out, known, CHANGED_DATA)
     _see_that_they_fit(model, data)
     failed = measure(out, model.to(accelerator.device), data, config, accelerator, {}, again, elsewhere)
     accelerator.end_training()
@@ -137,7 +146,8 @@ def measure(
     subject = Subject(model.eval(), data, config, accelerator, cache_folder() / "references")
     benchmark(out, subject, EVERY_RUN, again, elsewhere)
     if accelerator.is_main_process:
-        write_results(out, facts if elsewhere is None else {"data": data.describe()}, elsewhere)
+        found = facts if elsewhere is None else {"data": data.describe(), "data_digest": data.digest}
+        write_results(out, found, elsewhere)
         if elsewhere is None:
             write_pictures(model, data, out)
     accelerator.wait_for_everyone()

@@ -14,6 +14,7 @@ METRICS_FILE = "metrics.jsonl"  # what was logged, a row a line
 MODEL_FILE = "model.safetensors"  # the final weights; each checkpoint's folder holds its own under this name
 RESULTS_FILE = "results.json"  # what was measured, and what it stands on
 HISTORY_FILE = "history.jsonl"  # when and how the run was started, and what was changed, a start a line
+SPLIT_FILE = "split.safetensors"  # which pictures, by digest, are trained on, validated with, tested by
 PLUGINS_FOLDER = "plugins"  # copies of the files that its variant, net or data set came from
 ELSEWHERE = "elsewhere"  # key of the results under which those on other data are, by that data's name
 

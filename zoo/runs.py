@@ -21,8 +21,15 @@ from zoo.evaluation import complain, measure
 from zoo.files import MODEL_FILE
 from zoo.metrics.benchmark import asked_for
 
+CHANGED_DATA = (
+    "bring it back, or add --accept-data to go on with what is there: what the run has seen stays in its split, and "
+    "nothing that it was trained on is ever tested by"
+)
 
-def train(config: Config, resume: bool = False, dry_run: bool = False, overwrite: bool = False) -> int:
+
+def train(
+    config: Config, resume: bool = False, dry_run: bool = False, overwrite: bool = False, accept_data: bool = False
+) -> int:
     """Train a run, evaluate it, and leave its folder.
 
     Args:
@@ -30,6 +37,7 @@ def train(config: Config, resume: bool = False, dry_run: bool = False, overwrite
         resume: Go on from the run's newest checkpoint, if it has one.
         dry_run: Take two steps, print the summary, and write nothing.
         overwrite: Remove the run that lies in the folder.
+        accept_data: Go on with data that is no longer what the run has seen; what it has seen stays in its split.
 
     Returns:
         0, or the signal that ended training early.
@@ -47,12 +55,19 @@ def train(config: Config, resume: bool = False, dry_run: bool = False, overwrite
     if fault:
         raise UserError(fault)
     config.out = run.out
+    history = folder.read_history(run.out) if resume and not overwrite and folder.holds_a_run(run.out) else []
+    if history:
+        known = history[-1]["data"]
+        run.data = folder.same_data(config, run.data, run.out, known, None if accept_data else CHANGED_DATA)
+        changed |= {"data": [known, run.data.digest]} if run.data.digest != known else {}
     if dry_run:
         return _dry_run(run)
+    membership = folder.united(run.data.membership, folder.read_membership(run.out) if history else None)
+    accelerator.wait_for_everyone()  # all have read what lies there
     if main:
         if overwrite and folder.holds_a_run(run.out):
             folder.clear(run.out)
-        folder.begin(config, run.out)
+        folder.begin(config, run.out, membership)
         print(run.summary(), flush=True)
     accelerator.wait_for_everyone()
     trainer = Trainer(run)
@@ -64,7 +79,7 @@ def train(config: Config, resume: bool = False, dry_run: bool = False, overwrite
         )
     if main:
         folder.drop_rows_after(run.out, trainer.step)
-        folder.add_to_history(run.out, trainer.step, run.total_steps, changed)
+        folder.add_to_history(run.out, trainer.step, run.total_steps, changed, run.data)
         if resume:
             print(f"resumed at step {trainer.step:,}" if resumed else "no checkpoint yet: starting from the beginning")
         _tell_changes(changed, trainer.step)
@@ -172,5 +187,5 @@ def finish(run: Run, trainer: Trainer) -> list[str]:
     if trainer.log.seconds:  # a finished run that is resumed takes no step
         facts["images_per_second"] = trainer.log.images / trainer.log.seconds
     if run.accelerator.is_main_process:
-        facts |= provenance(config, model, folder.read_history(run.out), run.started_from)
+        facts |= provenance(config, model, run.data, folder.read_history(run.out), run.started_from)
     return measure(run.out, model, run.data, config, run.accelerator, facts)

@@ -15,13 +15,27 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from zoo.config import Config, check, flatten, parse_yaml
+from zoo.data import Data, build_data
 from zoo.engine.launch import command
 from zoo.engine.provenance import code, plugin_digests
 from zoo.errors import UserError
-from zoo.files import CONFIG_FILE, HISTORY_FILE, METRICS_FILE, MODEL_FILE, PLUGINS_FOLDER, RESULTS_FILE, read_text
+from zoo.files import (
+    CONFIG_FILE,
+    HISTORY_FILE,
+    METRICS_FILE,
+    MODEL_FILE,
+    PLUGINS_FOLDER,
+    RESULTS_FILE,
+    SPLIT_FILE,
+    read_text,
+)
 
 CHECKPOINTS = "checkpoints"
 # What a resumed run may change without a trace: what it writes on the way, and on what it is computed.
@@ -114,7 +128,7 @@ def _is_among(key: str, keys: tuple[str, ...]) -> bool:
 
 def clear(out: Path) -> None:
     """Remove a run from a folder, and say so; what else lies there stays."""
-    ours = [CONFIG_FILE, METRICS_FILE, MODEL_FILE, RESULTS_FILE, HISTORY_FILE]
+    ours = [CONFIG_FILE, METRICS_FILE, MODEL_FILE, RESULTS_FILE, HISTORY_FILE, SPLIT_FILE]
     for path in [*(out / name for name in ours), *out.glob("*.png")]:
         path.unlink(missing_ok=True)
     for folder in (CHECKPOINTS, PLUGINS_FOLDER):
@@ -122,8 +136,8 @@ def clear(out: Path) -> None:
     print(f"removed the run in {out}: its weights, checkpoints, results, log and pictures")
 
 
-def begin(config: Config, out: Path) -> None:
-    """Make the folder, and write the config and copies of the plugins into it.
+def begin(config: Config, out: Path, membership: dict[str, Tensor]) -> None:
+    """Make the folder, and write the config, the split and copies of the plugins into it.
 
     Raises:
         UserError: if it can't be written to.
@@ -131,6 +145,8 @@ def begin(config: Config, out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / CONFIG_FILE).write_text(yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True))
+        if membership:
+            save_file(membership, out / SPLIT_FILE)
         plugin_digests(config.plugins)  # no two of one name
         for plugin in config.plugins:
             if plugin.endswith(".py"):
@@ -142,13 +158,53 @@ def begin(config: Config, out: Path) -> None:
         raise UserError(f"out is {out}, where no run can be written: {error.strerror} ({error.filename})") from None
 
 
+def read_membership(out: Path) -> dict[str, Tensor] | None:
+    """Return which pictures were in which of a run's splits, see `Data.membership`; None where they were no files."""
+    path = out / SPLIT_FILE
+    try:
+        return load_file(path) if path.is_file() else None
+    except SafetensorError as error:
+        raise UserError(f"{path} is damaged ({error}), so that nobody can say what was trained on") from None
+
+
+def united(first: dict[str, Tensor], second: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    """Return where pictures belong by either of two memberships: one that is gone may come back."""
+    return {split: torch.unique(torch.cat([ids, (second or {}).get(split, ids)])) for split, ids in first.items()}
+
+
+def same_data(config: Config, data: Data, out: Path, known: str | None, advice: str | None) -> Data:
+    """Return the data of a run that lies in a folder: pictures that it has seen stay in their splits.
+
+    Args:
+        config: The run's.
+        data: As it would be split today.
+        out: The run's folder.
+        known: The digest of what it saw; None of a run from before there were digests.
+        advice: What to do if the data has changed; None: go on with what there is.
+
+    Raises:
+        UserError: if it has changed.
+    """
+    if known is None or data.digest == known:
+        return data
+    before = read_membership(out)
+    data = build_data(config.data, before)
+    if data.digest == known or advice is None:
+        return data
+    now, then = (
+        set(torch.cat(list(each.values())).tolist()) if each else set() for each in (data.membership, before or {})
+    )
+    what = f": {len(now - then):,} pictures are new, {len(then - now):,} are gone" if before else ""
+    raise UserError(f"the data is no longer what the run in {out} has seen{what}; {advice}")
+
+
 def read_history(out: Path) -> list[dict[str, Any]]:
     """Return a run's starts, the first one first; none of a run older than histories."""
     path = out / HISTORY_FILE
     return [json.loads(line) for line in read_text(path).splitlines()] if path.is_file() else []
 
 
-def add_to_history(out: Path, step: int, planned: int, changed: dict[str, Any]) -> None:
+def add_to_history(out: Path, step: int, planned: int, changed: dict[str, Any], data: Data) -> None:
     """Write down a start.
 
     Args:
@@ -156,6 +212,7 @@ def add_to_history(out: Path, step: int, planned: int, changed: dict[str, Any]) 
         step: Where it starts.
         planned: At which step it will end.
         changed: Settings that matter and are others now: key to [old, new].
+        data: What it is trained on from here on.
     """
     now = datetime.now(timezone.utc).isoformat(timespec="seconds")
     known = code()
@@ -164,6 +221,7 @@ def add_to_history(out: Path, step: int, planned: int, changed: dict[str, Any]) 
         "step": step,
         "planned": planned,
         "changed": changed,
+        "data": data.digest,
         "command": command(),
         "version": known["version"],
         "commit": known["commit"],

@@ -14,6 +14,7 @@ from typing import Any
 
 from zoo.base import BaseVAE
 from zoo.config import Config
+from zoo.data import Data
 from zoo.errors import UserError
 
 # What no result depends on, or what is told apart elsewhere: the seed, and how the numbers were measured.
@@ -23,41 +24,46 @@ NO_PART_OF_IDENTITY = (
 
 
 def provenance(
-    config: Config, model: BaseVAE, history: Sequence[dict[str, Any]], started_from: str = ""
+    config: Config, model: BaseVAE, data: Data, history: Sequence[dict[str, Any]], started_from: str = ""
 ) -> dict[str, Any]:
     """Return variant, data, config and its hash, seed, size, code and versions, as `results.json` has them.
 
     Args:
         config: Resolved.
         model: Trained.
+        data: What it was trained on.
         history: The run's starts, see `zoo.engine.folder`.
         started_from: The SHA-256 of the weights that it was given at its start, if it was.
     """
     return {
         "title": config.title,
         "variant": config.model.name,
-        "dataset": config.data.name,
+        "dataset": data.title,
+        "data_digest": data.digest,
+        "classes": dict(zip(data.class_names, data.class_counts(data.train), strict=True)) if data.class_names else {},
         "image": list(model.image.shape),
         "latent_dim": getattr(model, "latent_dim", None),
         "parameters": sum(p.numel() for p in model.parameters()),
         "seed": config.seed,
-        "config_hash": config_hash(config, history, started_from),
+        "config_hash": config_hash(config, data.digest, history, started_from),
         "history": list(history),
         "plugins": plugin_digests(config.plugins),
         **code(),
     }
 
 
-def config_hash(config: Config, history: Sequence[dict[str, Any]] = (), started_from: str = "") -> str:
+def config_hash(
+    config: Config, data_digest: str, history: Sequence[dict[str, Any]] = (), started_from: str = ""
+) -> str:
     """Return a digest of all that the weights depend on, but for the seed and the machine.
 
-    A run whose length or learning rate was changed on the way is another than one that had them from the start.
+    Data is what it holds, wherever it lies and whatever it is called. A run whose length or learning rate was changed
+    on the way is another than one that had them from the start.
     """
     settings = config.dump()
     for key in NO_PART_OF_IDENTITY:
         settings.pop(key, None)
-    settings["data"].pop("root")
-    settings["data"].pop("title", None)
+    settings["data"] |= {"root": None, "title": None, "digest": data_digest}
     settings["init_from"] = started_from or None  # weights are what they hold, wherever they lie
     changes = [[life["step"], life["changed"]] for life in history if life["changed"]]
     if changes:

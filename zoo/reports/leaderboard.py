@@ -47,11 +47,16 @@ PICTURE_FORMS = ((800, 70), (640, 60), (480, 50), (480, 30), (320, 30), (280, 20
 COLOURS = 8  # in the template
 SYMBOLS = {"beta": "β"}
 # What provenance leaves out of the config's hash, and what only decides where things are written.
-NO_DIFFERENCE = ("out", "seed", "device", "threads", "trackers", "wandb", "keep", "plugins", "benchmark", "data.root")
+NO_DIFFERENCE = (
+    *("out", "title", "seed", "device", "threads", "trackers", "wandb", "keep", "plugins", "benchmark"),
+    *("data.root", "data.title"),
+)
 # Settings of the data that change what is trained on, not what is measured.
 TRAINING_ONLY = (
     "data.name",
     "data.root",
+    "data.title",
+    "data.balance",
     "data.range",
     "data.flip",
     "data.random_crop",
@@ -132,8 +137,8 @@ class Row:
 
     @property
     def name(self) -> str:
-        """Variant and options."""
-        return f"{self.variant} {self.options}".strip()
+        """What a suite or a config calls it, else variant and options."""
+        return self.runs[0].results.title or f"{self.variant} {self.options}".strip()
 
     @property
     def seeds(self) -> list[int]:
@@ -275,17 +280,20 @@ def _run_folders(root: Path) -> Iterator[Path]:
 def build_boards(runs: Iterable[Run], references: Sequence[Reference]) -> list[Board]:
     """Group runs into boards and rows, and mark each column's best."""
     boards: dict[tuple[Any, ...], dict[tuple[str, str], list[Run]]] = {}
-    for run in sorted(runs, key=lambda run: run.results.seed):
+    runs = sorted(runs, key=lambda run: run.results.seed)
+    for run in runs:
         results = run.results
         measured_on = {k: v for k, v in run.config.items() if k.startswith("data.") and k not in TRAINING_ONLY}
-        board_key = (results.dataset, results.image, json.dumps(measured_on, sort_keys=True))
+        board_key = (results.dataset, results.image, json.dumps(measured_on, sort_keys=True), _content(run, runs))
         rows = boards.setdefault(board_key, {})
         rows.setdefault((results.variant, results.config_hash), []).append(run)
 
     built = []
-    for (dataset, image, _), groups in sorted(boards.items()):
+    for (dataset, image, _, content), groups in sorted(boards.items()):
         rows_ = [Row(group, compare_all(references, group)) for group in groups.values()]
         title = f"{dataset}, {' × '.join(map(str, image))}"
+        if len({key[3] for key in boards if key[:2] == (dataset, image)}) > 1:
+            title += f", content {content or 'unknown'}"  # two data sets of one name
         built.append(Board(dataset, title, rows_))
     for _, group in groupby(built, key=lambda board: board.title):
         twins = list(group)
@@ -299,6 +307,17 @@ def build_boards(runs: Iterable[Run], references: Sequence[Reference]) -> list[B
     return built
 
 
+def _content(run: Run, runs: Sequence[Run]) -> str:
+    """Return what stands for a run's data; of a run from before there were digests, that of all others of its name."""
+    known = {
+        other.results.data_digest
+        for other in runs
+        if (other.results.dataset, other.results.image) == (run.results.dataset, run.results.image)
+        and other.results.data_digest
+    }
+    return run.results.data_digest or (known.pop() if len(known) == 1 else "")
+
+
 def _fill(board: Board) -> None:
     for row in board.rows:
         for run in row.runs:
@@ -307,7 +326,9 @@ def _fill(board: Board) -> None:
     for variant in {row.variant for row in board.rows}:
         same = [row for row in board.rows if row.variant == variant]
         for row, options in zip(same, _differences([row.runs[0] for row in same]), strict=True):
-            row.options = options or (f"#{row.runs[0].results.config_hash}" if len(same) > 1 else "")
+            row.options = options or _own_setting(row.runs[0])
+            if not row.options and len(same) > 1:
+                row.options = f"#{row.runs[0].results.config_hash}"
     for column in board.columns:
         cells = [row.cells[column] for row in board.rows if column in row.cells]
         finite = [cell.mean for cell in cells if math.isfinite(cell.mean)]
@@ -362,6 +383,12 @@ def _differences(runs: Sequence[Run], prefix: str = "") -> list[str]:
         ", ".join(_setting(key, run.config[key]) for key in differing if run.config.get(key) is not None)
         for run in runs
     ]
+
+
+def _own_setting(run: Run) -> str:
+    """Say what a variant is told by that bears its name: "β=4" of a lone `beta`."""
+    key = f"model.{run.results.variant}"
+    return _setting(key, run.config[key]) if key in run.config else ""
 
 
 def _setting(key: str, value: Any) -> str:

@@ -48,6 +48,7 @@ class Results(BaseModel):
     images_per_second: float | None = None
     device: str = "unknown"
     title: str | None = None
+    data_digest: str | None = None
     version: str = "unknown"
     processes: int = 1
     precision: str = "unknown"

@@ -39,7 +39,7 @@ from zoo.reports.reference import Run, read_run
 PROGRAM = [sys.executable, "-m", "zoo"]
 LOG_FILE = "suite.log"
 # A finished run may differ in these from what the suite asks for, and still is what it asks for.
-MAY_DIFFER = ("out", "device", "threads", "trackers", "wandb", "keep", "log_every", "checkpoint_every")
+MAY_DIFFER = ("out", "title", "device", "threads", "trackers", "wandb", "keep", "log_every", "checkpoint_every")
 
 Name = Annotated[str, Field(pattern=r"^[\w.+=-]+$")]
 Settings = dict[Name, dict[str, Any]]
@@ -131,7 +131,7 @@ def grid(suite: Suite) -> list[Job]:
             for name, settings in suite.runs.items():
                 out = suite.out / f"{name}_{data}_{seed}"
                 merged: dict[str, Any] = {}
-                for layer in (suite.settings, data_settings, settings, {"seed": seed, "out": str(out)}):
+                for layer in (suite.settings, data_settings, settings, {"seed": seed, "out": str(out), "title": name}):
                     merged |= flatten(layer)
                 jobs.append(Job(out, suite.base, [f"{key}={as_text(value)}" for key, value in merged.items()]))
     return jobs
