@@ -43,10 +43,10 @@ def image_folder(
 
     Folders `train`, `test` and `val` (or training, testing, valid, validation, in any case) are the official splits;
     those that are not there are cut from train. If all images lie in subfolders, of the splits or of the root, and
-    these are two or more, each is a class. Or `labels` names a CSV file in the root with the columns file and label, or
-    file and attributes of 0 and 1 (or -1 and 1). A limit takes images evenly spaced over the sorted list, so that no
-    class is left out because of its name. Hidden files and folders are passed over, a file that is reached by two paths
-    is taken once, and what is transparent turns white.
+    these are two or more, each is a class. Or `labels` names a CSV file in the root with the columns file (a path in
+    the root) and label, or file and attributes of 0 and 1 (or -1 and 1). A limit takes images evenly spaced over the
+    sorted list, so that no class is left out because of its name. Hidden files and folders are passed over, a file that
+    is reached by two paths is taken once, and what is transparent turns white.
 
     `fit` says how a picture comes to its size: `crop` takes the largest part of that shape from its middle, `pad` puts
     bars of black beside it, `squash` stretches it. Without `cache` no pixels are written to disk: each batch is decoded
