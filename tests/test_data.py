@@ -908,4 +908,6 @@ class TestPixels:
         subset = numbered(500).subset(torch.arange(100, 400)).subset(torch.tensor([5, 7, 299]))
         assert numbers(subset) == [105, 107, 399]
         assert subset.labels.tolist() == [105, 107, 399]  # type: ignore[union-attr]
+        _, labels = subset.batch(torch.tensor([2, 0]))
+        assert labels is not None and labels.tolist() == [399, 105]
         assert subset.pixels.data_ptr() == subset.subset(torch.tensor([0])).pixels.data_ptr()

@@ -18,6 +18,7 @@ from zoo.errors import UserError
 def root(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     factors = np.stack([rng.integers(size, size=200) for size in FACTORS.values()], 1)
+    factors = factors[np.lexsort(factors.T[::-1])]  # in order, the shape before all that varies
     images = np.zeros((200, 64, 64), np.uint8)
     for image, (_, shape, *_rest) in zip(images, factors, strict=True):
         image[: shape + 1] = 1  # as many white rows as the shape's number, and one

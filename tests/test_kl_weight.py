@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from tests.runs import small
 from zoo.base import VARIANTS, Batch, ImageSpec, random_batch
+from zoo.families.gaussian import GaussianVAE
 from zoo.families.latent import LatentVAE
 from zoo.models import create, model_options
 from zoo.parts.distributions import LOGVAR_BOUNDS, bounded_logvar
@@ -82,6 +84,16 @@ def test_each_part_is_free_by_its_mean_over_the_batch() -> None:
     free.mean().backward()
     assert kl.grad is not None and kl.grad.tolist() == [[0, 0.5, 0], [0, 0.5, 0]]
     assert model.free(kl, dims=4).tolist() == pytest.approx([6.0, 6.0])  # 2 + 2 + 2
+
+
+@pytest.mark.parametrize(("name", "family"), [("mlp", GaussianVAE), ("iaf", LatentVAE)])
+@pytest.mark.parametrize("free_bits", [0.0, 100.0])
+def test_a_familys_loss_is_what_its_variants_write_out(name: str, family: type[LatentVAE], free_bits: float) -> None:
+    """A plugin need not write the sum of its terms."""
+    model = model_of(name, warmup=0.5, beta=3.0, free_bits=free_bits, reduction="mean")
+    expected = terms_at(model, 0.25)
+    model.loss = partial(family.loss, model)  # type: ignore[method-assign]
+    torch.testing.assert_close(terms_at(model, 0.25), expected)
 
 
 @pytest.mark.parametrize("name", ["mlp", "iaf", "planar", "ladder"])

@@ -111,6 +111,14 @@ def test_mig_of_a_known_gap() -> None:
     assert mig(codes, factors) == pytest.approx((0.5 + 0) / 2)
 
 
+def test_the_gap_is_to_the_second_dimension_not_to_the_last() -> None:
+    """Two dimensions know the first factor equally well, and the third nothing: there is no gap."""
+    factors = grid(4, 2, copies=10)
+    codes = np.stack([factors[:, 0], -factors[:, 0], np.zeros(len(factors))], axis=1)
+    assert mig(codes, factors) == pytest.approx(0, abs=1e-9)
+    assert sap(codes, factors) == pytest.approx(0, abs=1e-9)
+
+
 def test_mig_and_modularity_bin_continuous_codes_in_twenty() -> None:
     # A ramp over a factor of 40 values: 20 equal bins hold log 20 of its log 40.
     factors = grid(40, 2)
@@ -173,6 +181,16 @@ def test_factor_vae_score_leaves_out_dimensions_by_their_standard_deviation() ->
 
 def test_factor_vae_score_compares_variances_with_each_dimensions_own() -> None:
     assert factor_vae_score(PERFECT * [0.1, 1, 10, 100] + 0.3 * RANDOM * [0.1, 1, 10, 100], GRID) == 1
+
+
+@pytest.mark.parametrize("measure", [factor_vae_score, beta_vae_score])
+def test_classifiers_are_tested_on_other_votes_than_they_are_fitted_to(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of codes that know nothing, many dimensions and few votes are learned by heart; new votes are guessed."""
+    monkeypatch.setattr(disentanglement, "VOTES", (200, 200))
+    noise = np.random.default_rng(1).normal(size=(len(GRID), 100)).astype(np.float32)
+    assert measure(noise, GRID) == pytest.approx(0.25, abs=0.15)  # learned by heart: above 0.5
 
 
 def test_scores_are_the_same_at_every_call() -> None:

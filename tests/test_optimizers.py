@@ -29,6 +29,12 @@ def test_learning_rate_is_a_function_of_the_step() -> None:
     assert all(later < earlier for earlier, later in itertools.pairwise(rates[4:]))
 
 
+def test_learning_rate_falls_along_a_line() -> None:
+    config = check(Config, settings(Path("r"), lr=2.0, lr_warmup=2, lr_schedule="linear"), "test")
+    rates = [learning_rate(config, config.lr, step, 6) for step in range(6)]
+    assert rates == pytest.approx([1.0, 2.0, 2.0, 1.5, 1.0, 0.5])
+
+
 def optimizer_of(config: Config, parameters: list[nn.Parameter], player: str = "vae") -> torch.optim.Optimizer:
     settings = player_settings(config, VARIANTS.lookup(config.model.name).target, player)
     return make_optimizer(settings, config.optimizer.fused, parameters)
@@ -71,6 +77,16 @@ def test_a_player_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     model = {"name": "factor", **small("factor")}
     with pytest.raises(UserError, match=r"optimizer.critc: model 'factor' has no such player. Did you mean 'critic'"):
         set_up(make_config(tmp_path / "r", model=model, optimizer={"critc": {"lr": 0.1}}))
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
+def test_every_optimizer_has_its_settings(name: str, tmp_path: Path) -> None:
+    given = {"name": name, "eps": 1e-5, "betas": [0.7, 0.8], "weight_decay": 0.25}
+    group = optimizer_of(make_config(tmp_path, optimizer=given), [nn.Parameter(torch.zeros(2))]).param_groups[0]
+    assert (group["lr"], group["weight_decay"]) == (1e-3, 0.25)
+    if name != "sgd":
+        assert group["eps"] == 1e-5
+        assert (group["alpha"] == 0.8) if name == "rmsprop" else (tuple(group["betas"]) == (0.7, 0.8))
 
 
 @pytest.mark.parametrize("name", ["adam", "adamw"])

@@ -128,6 +128,22 @@ def test_two_stage_draws_from_its_second_stage() -> None:
         torch.testing.assert_close(model.sample(5), wanted)
 
 
+def test_the_second_stage_is_shown_draws_of_the_posterior() -> None:
+    """Not means: it is the density of what is decoded."""
+    torch.manual_seed(0)
+    model = create("two_stage", ImageSpec(1, 8, 8), **small("two_stage"))
+    assert isinstance(model, TwoStageVAE)
+    shown: list[Tensor] = []
+    loss = model.second.loss
+    model.second.loss = lambda z: (shown.append(z), loss(z))[1]  # type: ignore[func-returns-value,method-assign]
+    batch = random_batch(model.image, 4000)
+    model.second_loss(batch)
+    mu, logvar = model.encode(batch.x)
+    noise = (shown[0] - mu) * (-0.5 * logvar).exp()
+    assert not shown[0].requires_grad
+    assert noise.mean(0).abs().max() < 5 / 4000**0.5 and (noise.var(0) - 1).abs().max() < 5 * (2 / 4000) ** 0.5
+
+
 # ---- vamp
 
 

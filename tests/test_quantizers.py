@@ -40,6 +40,13 @@ def test_every_code_is_reached_and_is_a_fixed_point(levels: list[int]) -> None:
     assert len(extreme[0].unique(dim=0)) == 2 and extreme.abs().max() <= 1
 
 
+@pytest.mark.parametrize("levels", LEVELS, ids=str)
+def test_what_is_nothing_is_bounded_to_nothing(levels: list[int]) -> None:
+    """Also where an even number of levels lies unevenly around 0."""
+    nothing = torch.zeros(len(levels))
+    torch.testing.assert_close(FiniteScalarQuantizer(levels).bounded(nothing), nothing)
+
+
 def test_rounding_passes_the_gradient_of_the_bounded_value() -> None:
     quantizer = FiniteScalarQuantizer([8, 5])
     x = torch.randn(2, 3, 2, requires_grad=True)
@@ -103,6 +110,28 @@ def test_moving_averages_by_hand() -> None:
     # counts: 0.9 + 0.1 * 2 and 0.9 + 0.1 * 1; sums: 0.9 + 0.1 * 2.5 and -0.9 - 0.1 * 2
     torch.testing.assert_close(quantizer.counts, torch.tensor([1.1, 1.0]))
     torch.testing.assert_close(quantizer.codebook, torch.tensor([[1.15 / 1.1], [-1.1]]), rtol=1e-4, atol=0)
+
+
+def test_by_default_a_hundredth_of_the_averages_is_new() -> None:
+    """Van den Oord et al. 2017, appendix A.1: gamma is 0.99."""
+    quantizer = VectorQuantizer(2, 1, "ema")
+    quantizer.codebook.copy_(torch.tensor([[1.0], [-1.0]]))
+    learn_once(quantizer, torch.tensor([[[1.0], [2.0], [3.0]]]))
+    torch.testing.assert_close(quantizer.counts, torch.tensor([0.99 + 0.03, 0.99]))
+
+
+def test_a_revived_code_stays_where_it_was_moved_to() -> None:
+    """Its sum and its number are those of an average that had been there."""
+    torch.manual_seed(0)
+    quantizer, x = VectorQuantizer(3, 2, "ema"), 5 + torch.randn(20, 4, 2)
+    quantizer.counts.copy_(torch.tensor([50.0, 50.0, 1e-4]))
+    quantizer.codebook.copy_(torch.tensor([[5.0, 4.0], [5.0, 6.0], [1e3, 1e3]]))
+    quantizer.sums.copy_(quantizer.codebook * quantizer.counts[:, None])
+    learn_once(quantizer, x)
+    moved = quantizer.codebook[2].clone()
+    assert (x - moved).norm(dim=2).min() == 0 and quantizer.counts[2] > 10
+    quantizer.learn()  # of nothing
+    torch.testing.assert_close(quantizer.codebook[2], moved, rtol=1e-3, atol=0)
 
 
 @pytest.mark.parametrize("codebook", ["ema", "gradient"])

@@ -169,6 +169,12 @@ def test_the_prior_is_the_models_own(toy: Subject) -> None:
     assert torch.equal(images, toy.model.sample(10, None, torch.Generator().manual_seed(0)).clamp(0, 1))
 
 
+def test_the_prior_is_whatever_the_model_says(toy: Subject) -> None:
+    toy.model.sample = lambda n, y, generator: torch.full((n, 1, 1, 2), 0.25)
+    _, images = next(samplers.sample_batches(toy, "prior", 10, 50))
+    assert images.eq(0.25).all()
+
+
 @pytest.mark.parametrize("sampler", ["prior", "gaussian", "gmm10"])
 def test_two_ranks_draw_what_one_draws(toy: Subject, sampler: str) -> None:
     whole = dict(samplers.sample_batches(toy, sampler, 230, 50))

@@ -106,3 +106,5 @@ def test_uniform_draws_have_no_direction(dim: int) -> None:
     z = Sphere(dim).uniform(40_000, torch.device("cpu"), torch.Generator().manual_seed(0))
     assert z.mean(0).norm() < 5 / 200
     torch.testing.assert_close(z.T @ z / len(z), torch.eye(dim) / dim, atol=0.02, rtol=0)
+    fourth = z**4  # of mean 3 / (D (D + 2)); a cube's points, projected onto the sphere, have less
+    assert (fourth.mean(0) - 3 / (dim * (dim + 2))).abs().max() < 5 * fourth.std(0).max() / 200

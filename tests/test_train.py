@@ -140,6 +140,16 @@ def test_resume_without_a_checkpoint_starts_anew(tmp_path: Path) -> None:
     assert (tmp_path / "r" / "results.json").is_file()
 
 
+def test_a_resumed_run_knows_the_best_it_has_seen(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "r")
+    t = trainer(config)
+    t.step, t.best_val = 10, -123.5
+    t.save(best=True)
+    t.checkpoints.finish()
+    resumed = trainer(config)
+    assert resumed.resume() and (resumed.step, resumed.best_val) == (10, -123.5)
+
+
 def test_a_resumed_run_may_be_longer_but_not_another(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "r"
     assert run(make_config(out, steps=5)) == 0
@@ -156,10 +166,22 @@ def test_noise_is_never_drawn_twice() -> None:
     assert len({noise_seed(*key) for key in keys}) == len(keys)
 
 
-def test_accumulated_micro_batches_equal_the_whole_batch(tmp_path: Path) -> None:
+def test_each_pass_of_a_run_has_noise_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the step, the player, the micro-batch and the rank."""
+    seeds: list[int] = []
+    monkeypatch.setattr("zoo.engine.train.seed_noise", lambda seed, device: seeds.append(seed))
+    t = trainer(make_config(tmp_path / "r", "duel", accumulate=2))
+    t.model.plays = lambda name, step: True  # type: ignore[method-assign]
+    for t.rank, t.step in itertools.product((0, 1), (0, 1, 2)):
+        t.take_step(*one_batch(t))
+    assert len(set(seeds)) == len(seeds) == 2 * 3 * 2 * 2
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])  # Adam takes the same step whatever the loss is multiplied by
+def test_accumulated_micro_batches_equal_the_whole_batch(optimizer: str, tmp_path: Path) -> None:
     whole, parts = (tmp_path / name for name in ("whole", "parts"))
-    run(make_config(whole, "still", steps=10))
-    run(make_config(parts, "still", steps=10, accumulate=4))
+    run(make_config(whole, "still", steps=10, optimizer={"name": optimizer}))
+    run(make_config(parts, "still", steps=10, optimizer={"name": optimizer}, accumulate=4))
     a, b = (load_file(folder / "model.safetensors") for folder in (whole, parts))
     for name in a:
         assert torch.allclose(a[name], b[name], atol=1e-5), name
@@ -199,6 +221,14 @@ def test_a_player_moves_its_own_parameters_alone(player: str, tmp_path: Path) ->
     for name, group in moved_by(t).items():
         moved = [not torch.equal(a, b) for a, b in zip(before[name], group, strict=True)]
         assert all(moved) if name == player else not any(moved), name
+
+
+def test_a_players_turn_leaves_no_gradient_behind(tmp_path: Path) -> None:
+    """Else the next player's step would follow it, too."""
+    t = trainer(make_config(tmp_path / "r", "duel"))
+    t.model.plays = lambda name, step: name == "vae"  # type: ignore[method-assign]
+    t.take_step(*one_batch(t))
+    assert all(parameter.grad is None for parameter in t.model.parameters())
 
 
 def test_players_follow_their_schedule(tmp_path: Path) -> None:
@@ -265,6 +295,32 @@ def test_the_average_leaves_the_start_behind(tmp_path: Path) -> None:
     assert not torch.equal(t.evaluated.to_mu.weight, start)
     for raw, averaged in losses.values():
         assert averaged < 1.1 * raw
+
+
+def test_the_average_is_what_is_validated_and_left(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "r", ema=0.9, steps=20, lr=1e-2)
+    assert run(config) == 0
+    left = zoo.load(tmp_path / "r")
+    raw = load_file(tmp_path / "r" / "checkpoints" / "latest" / "model.safetensors")
+    assert not torch.equal(left.state_dict()["to_mu.weight"], raw["to_mu.weight"])
+    t = trainer(config)
+    terms = mean_terms(left, t.run.data.val, t.accelerator, config.eval_batch_size)
+    last = rows(tmp_path / "r")[-1]
+    assert last["val/loss"] == pytest.approx(terms["loss"], rel=1e-5)
+    left.load_state_dict(raw)
+    assert mean_terms(left, t.run.data.val, t.accelerator, config.eval_batch_size)["loss"] != pytest.approx(
+        last["val/loss"], rel=1e-3
+    )
+
+
+def test_validation_is_in_evaluation_mode(tmp_path: Path) -> None:
+    t = trainer(make_config(tmp_path / "r", "vanilla", model={"name": "vanilla", "hidden_dims": [4, 8]}))
+    modes = []
+    loss = t.model.loss
+    t.model.loss = lambda batch: (modes.append(t.model.training), loss(batch))[1]  # type: ignore[method-assign]
+    t.model.train()
+    mean_terms(t.model, t.run.data.val, t.accelerator, 10)
+    assert modes == [False] * 3
 
 
 def test_clipping_bounds_the_step(tmp_path: Path) -> None:

@@ -637,6 +637,34 @@ def test_kl_term_equals_monte_carlo(name: str) -> None:
     assert kl == pytest.approx(log_ratio.sum(-1).mean().item(), rel=0.02)
 
 
+@pytest.mark.parametrize("name", [entry.name for entry in VARIANTS if entry.target.stochastic])
+def test_the_loss_decodes_draws_of_the_posterior(name: str) -> None:
+    """Not its mean or its mode: another draw, another reconstruction, in training as in evaluation."""
+    torch.manual_seed(0)
+    model = create(name, ImageSpec(1, 8, 8, classes=4, train_size=20), **small(name))
+    model.progress.fill_(1.0)
+    batch = random_batch(model.image)
+    for training in (True, False):
+        model.train(training)
+        first, second = (model.loss(batch)["recon"] for _ in range(2))
+        assert first != second
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "reduction" in model_options(name, {})])
+def test_a_mean_over_pixels_is_of_the_reconstruction_alone(name: str) -> None:
+    found = []
+    for reduction in ("sum", "mean"):
+        torch.manual_seed(0)
+        image = ImageSpec(1, 8, 8, classes=4, train_size=20)
+        model = create(name, image, **small(name), reduction=reduction)
+        model.progress.fill_(1.0)
+        found.append(model.loss(random_batch(image)))
+    whole, mean = found
+    assert whole["recon"] == mean["recon"]
+    size = whole["loss"].abs().item() + whole["recon"].abs().item()
+    torch.testing.assert_close(whole["loss"] - mean["loss"], whole["recon"] * (1 - 1 / 64), rtol=1e-5, atol=1e-5 * size)
+
+
 def beta_at(progress: float, **options: Any) -> float:
     model = tiny("beta", **options)
     model.progress.fill_(progress)
@@ -713,8 +741,10 @@ def test_labels_change_both_ends_of_the_latent(image: ImageSpec, labels: Tensor)
         assert not torch.allclose(first, second)
     samples = [model.sample(2, y, torch.Generator().manual_seed(0)) for y in (labels, labels.flip(0))]
     assert not torch.allclose(*samples)
-    # A label has its effect wherever it stands in the batch.
-    assert torch.allclose(model.encode(x, labels)[0], model.encode(x, labels.flip(0))[0].flip(0), atol=1e-6)
+    # A label has its effect on its own image, wherever that stands in the batch.
+    for use, given in ((lambda *both: model.encode(*both)[0], x), (model.decode, z)):
+        alone = torch.cat([use(given[i : i + 1], labels[i : i + 1]) for i in range(2)])
+        assert torch.allclose(use(given, labels), alone, atol=1e-6)
 
 
 @pytest.mark.parametrize(

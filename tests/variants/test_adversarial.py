@@ -77,6 +77,32 @@ def test_features_are_compared_by_their_squared_difference() -> None:
     torch.testing.assert_close(terms["features"], 3 * (difference**2).mean(1).mean() / 2)
 
 
+def test_the_decoder_of_vae_gan_fools_with_reconstructions_and_samples() -> None:
+    model = model_of("vae_gan")
+    assert isinstance(model, VAEGAN)
+    decoded: list[Tensor] = []
+    model.from_latent.register_forward_pre_hook(lambda _, given: decoded.append(given[0].detach()))
+    terms = model.loss(random_batch(model.image, 3000))
+    posterior, both = decoded
+    assert torch.equal(both[:3000], posterior)
+    prior = both[3000:]
+    assert prior.shape == (3000, 3)
+    assert prior.mean(0).abs().max() < 5 / 3000**0.5 and (prior.var(0) - 1).abs().max() < 5 * (2 / 3000) ** 0.5
+    logits = model.discriminator(model.decode(both))[0]
+    expected = F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))  # they pass for images
+    torch.testing.assert_close(terms["fooled"], expected)
+
+
+def test_the_discriminator_of_vae_gan_has_no_batch_statistics() -> None:
+    """Which would tell real batches from decoded ones."""
+    torch.manual_seed(0)
+    model = create("vae_gan", ImageSpec(1, 16, 16), net="conv", base_channels=4, latent_dim=3)
+    assert isinstance(model, VAEGAN)
+    x = random_batch(model.image, 6).x
+    whole, part = model.discriminator(x)[0], model.discriminator(x[:2])[0]
+    torch.testing.assert_close(whole[:2], part)
+
+
 def test_the_discriminators_loss_is_three_cross_entropies() -> None:
     model = model_of("vae_gan")
     assert isinstance(model, VAEGAN)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +11,7 @@ from torch import Tensor
 from tests.runs import SMALLER
 from zoo.base import VARIANTS, BaseVAE, ImageSpec, random_batch
 from zoo.models import create, model_options
+from zoo.nets.batch_norm import as_evaluated, unremembered
 
 IMAGE = ImageSpec(1, 16, 16, classes=4, train_size=20)
 NAMES = [entry.name for entry in VARIANTS]
@@ -74,6 +77,23 @@ def test_each_layer_remembers_a_step_once(name: str) -> None:
         layer.register_forward_hook(count)
     model.loss(random_batch(IMAGE, 8))
     assert recorded and set(recorded.values()) == {1}, recorded
+
+
+@pytest.mark.parametrize("context", [as_evaluated, unremembered])
+def test_layers_go_on_as_they_were(context: Any) -> None:
+    """Also one that is held in evaluation, and one with a momentum of its own."""
+    model = model_of("conv")
+    first, second, *_ = [layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    first.eval()
+    second.momentum = 0.25
+
+    def settings() -> list[tuple[bool, float | None]]:
+        return [(layer.training, layer.momentum) for layer in model.modules() if isinstance(layer, type(first))]
+
+    before = settings()
+    with context(model):
+        assert settings() != before
+    assert settings() == before and len({training for training, _ in before}) == 2
 
 
 def test_the_gradient_penalty_is_of_each_image_by_itself() -> None:

@@ -109,12 +109,28 @@ def test_the_gradient_weighs_samples_by_their_share() -> None:
     torch.testing.assert_close(log_weights.grad, log_weights.detach().softmax(0))
 
 
+def test_the_trained_bound_is_the_reported_one_and_has_its_gradient() -> None:
+    model = model_of("iwae", samples=6)
+    batch = random_batch(model.image)
+    parameters = list(model.parameters())
+    torch.manual_seed(0)
+    bound = -model.loss(batch)["loss"]
+    torch.manual_seed(0)
+    reported = model.log_likelihood(batch.x, 6).mean()
+    torch.testing.assert_close(bound, reported)
+    found, wanted = (torch.autograd.grad(value, parameters) for value in (reported, bound))
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-4)
+
+
 def test_the_players_of_piwae_follow_different_bounds() -> None:
     model = model_of("piwae", samples=2, groups=3)
     inference = {id(p) for p in model.player_parameters("encoder")}
     generation = {id(p) for p in model.player_parameters("vae")}
     assert not inference & generation and len(inference | generation) == len(list(model.parameters()))
-    assert id(model.to_mu.weight) in inference and id(next(model.decoder.parameters())) in generation
+    for part in (model.encoder, model.to_mu, model.to_logvar):
+        assert {id(p) for p in part.parameters()} <= inference
+    for part in (model.from_latent, model.decoder):
+        assert {id(p) for p in part.parameters()} <= generation
     batch = random_batch(model.image)
     torch.manual_seed(0)
     drawn, _ = model.draw(batch)

@@ -104,6 +104,22 @@ def test_the_prior_learns_from_codes_and_the_codes_not_from_the_prior(name: str)
 
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
+def test_the_priors_loss_is_minus_the_log_probability_of_the_codes(name: str) -> None:
+    """Of a prior that knows only each code's share, whatever comes before: the sum of these shares' logarithms."""
+    model = model_of(name).eval()
+    model.prior.head.weight.zero_()
+    torch.nn.init.normal_(model.prior.head.bias)
+    shares = model.prior.head.bias.log_softmax(0)
+    batch = random_batch(model.image, 5)
+    torch.manual_seed(0)
+    found = model.prior_loss(batch)["loss"]
+    torch.manual_seed(0)
+    codes = model.indices_of(model.posterior(batch.x).draw(1)[0][0])
+    torch.testing.assert_close(found, -shares[codes].sum(1).mean())
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.no_grad()
 def test_elbo_is_a_bound_under_the_prior_over_codes(name: str) -> None:
     """log p(x) is the sum over all sequences, which a tiny model allows; the bound stays below."""
     options: dict[str, Any] = {"positions": 2, "levels": [3]} if name == "fsq" else {"positions": 2}
@@ -186,6 +202,17 @@ def test_an_ema_codebook_moves_in_training_alone() -> None:
     assert not torch.equal(model.quantizer.codebook, before)
 
 
+def test_the_codebook_learns_at_its_own_players_turn_alone() -> None:
+    model = model_of("vq").train()
+    batch = random_batch(model.image)
+    model.loss(batch)
+    model.after_turn("vae")
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    model.prior_loss(batch)
+    model.after_turn("prior")
+    assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
 # ---- categorical
 
 
@@ -235,6 +262,20 @@ def test_relaxed_categories_become_hard_as_the_temperature_falls() -> None:
     assert soft.max() < 0.5 and hard.max(2).values.min() > 0.99
     model.eval().loss(random_batch(model.image))
     assert set(seen[-1].unique().tolist()) == {0.0, 1.0}
+
+
+def test_what_relaxed_categories_harden_to_is_a_draw_of_the_posterior() -> None:
+    model = model_of("categorical", temperature=1.0, temperature_min=1e-4).train()
+    assert isinstance(model, CategoricalVAE)
+    model.progress.fill_(1.0)
+    uneven = torch.tensor([3.0, 2.0, 0.0, -1.0]).expand(4000, model.positions, 4)
+    model.vectors = lambda x: uneven  # type: ignore[method-assign]
+    seen: list[Tensor] = []
+    logits = model.logits
+    model.logits = lambda z, y=None: (seen.append(z), logits(z, y))[1]  # type: ignore[func-returns-value,method-assign]
+    model.loss(Batch(random_batch(model.image, 1).x.expand(4000, -1, -1, -1)))
+    shares, wanted = seen[0].view(4000, model.positions, 4).mean(0), uneven[0].softmax(1)
+    assert ((shares - wanted).abs() < 5 * (wanted * (1 - wanted) / 4000).sqrt()).all()
 
 
 def test_the_prior_is_shown_draws_of_the_posterior() -> None:

@@ -67,6 +67,17 @@ def test_the_kl_is_drawn_to_the_target_from_both_sides() -> None:
         assert abs(model.loss(batch)["kl"].item() - target) < abs(before - target) / 2 + 0.5
 
 
+def test_the_target_is_one_for_the_mean_kl_not_for_each_image() -> None:
+    """KLs of 0 and 9 nats are 4.5 on average, half a nat from a target of 5; each by itself is farther."""
+    model = model_of("beta_capacity", capacity=5.0, gamma=100.0)
+    model.progress.fill_(1.0)
+    mu = torch.zeros(4, 3)
+    mu[2:, 0] = 18**0.5
+    model.encode = lambda x, y=None: (mu, torch.zeros(4, 3))  # type: ignore[method-assign]
+    terms = model.loss(random_batch(model.image, 4))
+    torch.testing.assert_close(terms["loss"] - terms["recon"], torch.tensor(50.0), rtol=1e-3, atol=0)
+
+
 def test_capacity_is_restored_by_resume(tmp_path: Path) -> None:
     """A run that is cut at half and resumed logs the same targets as one that is not."""
     changes = {"model": {"name": "beta_capacity", **small("beta_capacity")}, "steps": 8, "log_every": 1}
@@ -129,6 +140,23 @@ def test_the_parts_of_the_whole_data_set_are_exact() -> None:
     assert 0 < mi < math.log(n) + 0.01 and tc > 0
 
 
+def test_the_other_images_of_a_batch_stand_for_the_rest_of_the_data_set() -> None:
+    """Of N = 50 images four are seen: one's own weighs 1 / 50, the other three 49 / 50 together."""
+    model = model_of("beta_tc", n=50)
+    assert isinstance(model, BetaTCVAE)
+    mu, logvar = posteriors(4)
+    z = model.reparameterize(mu, logvar)
+    own = torch.eye(4)
+    weights = own / 50 + (1 - own) * 49 / 50 / 3
+    densities = Normal(mu, (logvar / 2).exp()).log_prob(z[:, None]).exp()  # of z_i's d-th under image j, [4, 4, 3]
+    log_qz = (weights * densities.prod(2)).sum(1).log()
+    log_marginals = (weights[:, :, None] * densities).sum(1).log().sum(1)
+    log_qz_x = densities.prod(2).diagonal().log()
+    log_pz = Normal(0, 1).log_prob(z).sum(1)
+    expected = [(log_qz_x - log_qz).mean(), (log_qz - log_marginals).mean(), (log_marginals - log_pz).mean()]
+    torch.testing.assert_close(model.decompose(z, mu, logvar), tuple(expected), rtol=1e-3, atol=1e-3)
+
+
 def test_the_loss_weighs_each_part() -> None:
     model = model_of("beta_tc", alpha=0.5, beta=7.0, gamma=3.0)
     terms = model.loss(random_batch(model.image, 8))
@@ -170,6 +198,34 @@ def test_a_critic_that_knows_the_densities_gives_the_total_correlation() -> None
     assert independent < 0 and loss < math.log(2)
 
 
+@pytest.mark.parametrize("n", [8, 9])
+def test_the_critic_sees_one_half_as_it_is_and_the_other_permuted(n: int) -> None:
+    model = model_of("factor")
+    assert isinstance(model, FactorVAE)
+    z = torch.arange(3.0 * n).view(n, 3)
+    model.reparameterize = lambda *_: z  # type: ignore[method-assign]
+    seen: list[Tensor] = []
+    model.critic.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    batch = random_batch(model.image, n)
+    model.critic_loss(batch)
+    joint, product = seen
+    half = (n + 1) // 2
+    assert torch.equal(joint, z[:half])
+    assert torch.equal(product.sort(0).values, z[-half:]) and not torch.equal(product, z[-half:])
+    torch.nn.init.zeros_(model.critic[-1].weight), torch.nn.init.zeros_(model.critic[-1].bias)
+    assert model.critic_loss(batch)["loss"].item() == pytest.approx(math.log(2))  # who can't tell
+
+
+def test_the_vaes_critic_sees_the_draws_that_are_decoded() -> None:
+    model = model_of("factor")
+    assert isinstance(model, FactorVAE)
+    seen: list[Tensor] = []
+    for part in (model.critic, model.from_latent):
+        part.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    model.loss(random_batch(model.image))
+    assert torch.equal(*seen)
+
+
 def test_the_critics_turn_decodes_nothing() -> None:
     model = model_of("factor")
     model.decoder = torch.nn.Module()  # which can't be called
@@ -193,7 +249,11 @@ def test_each_player_of_factor_keeps_to_its_own_parameters() -> None:
 def test_total_correlation_enters_the_loss_with_its_weight() -> None:
     model = model_of("factor", gamma=7.0)
     terms = model.loss(random_batch(model.image))
-    torch.testing.assert_close(terms["loss"], terms["recon"] + terms["kl"] + 7 * terms["tc"])
+    expected = terms["recon"] + terms["kl"] + 7 * terms["tc"]
+    torch.testing.assert_close(terms["loss"], expected)
+    weight = model.to_mu.weight
+    found, wanted = (torch.autograd.grad(loss, weight, retain_graph=True)[0] for loss in (terms["loss"], expected))
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
 
 
 # ---- dip
@@ -226,5 +286,8 @@ def test_dip_ii_speaks_of_the_aggregate_posterior() -> None:
 @pytest.mark.parametrize("name", ["dip_i", "dip_ii"])
 def test_the_penalty_is_part_of_the_loss(name: str) -> None:
     model = model_of(name)
-    terms = model.loss(random_batch(model.image))
+    assert isinstance(model, DIPVAE)
+    batch = random_batch(model.image)
+    terms = model.loss(batch)
+    torch.testing.assert_close(terms["dip"], model.penalty(*model.encode(batch.x)))  # of means, whatever was drawn
     torch.testing.assert_close(terms["loss"], terms["recon"] + terms["kl"] + terms["dip"])

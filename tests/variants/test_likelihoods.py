@@ -127,6 +127,16 @@ def test_outside_training_the_variance_is_the_batches_mean() -> None:
         assert whole.shape == (4,)
 
 
+def test_the_variance_is_remembered_over_a_hundred_steps() -> None:
+    model = model_of("sigma").train()
+    assert isinstance(model, SigmaVAE)
+    for _ in range(300):
+        model._remember(torch.tensor(-2.0))
+    for _ in range(100):
+        model._remember(torch.tensor(-4.0))
+    assert model.likelihood.logvar.item() == pytest.approx(-4 + 2 * 0.99**100, rel=1e-4)
+
+
 def test_shared_sigma_learns_by_gradient() -> None:
     model = model_of("sigma", variance="shared")
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-2)
