@@ -56,7 +56,7 @@ def _copy(run: Run, folder: Path, with_pictures: bool) -> None:
     results = json.loads((run.folder / RESULTS_FILE).read_text())
     (folder / RESULTS_FILE).write_text(json.dumps(results, indent=1) + "\n")
     for name in PICTURES.values() if with_pictures else ():
-        with Image.open(run.folder / name) as opened:
+        with Image.open(run.folder / name, formats=("PNG",)) as opened:
             picture = opened.convert("RGB")
         picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
         picture.quantize(COLOURS).save(folder / name, optimize=True)

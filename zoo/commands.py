@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from traceback import extract_tb
 
-from zoo.errors import Diverged, Undelivered, UserError, crash
+from zoo.errors import DiskFull, Diverged, Undelivered, UserError, crash
 
 COMMANDS = ("train", "evaluate", "sample", "data", "list", "describe", "check", "suite", "leaderboard", "reference")
 EPILOG = """examples:
@@ -125,7 +125,7 @@ def main(argv: list[str] | None = None) -> int:
         where = f"{frames[-1].filename}:{frames[-1].lineno}"
         print(f"error: somebody's code ended the program by exit({error.code!r}) ({where})", file=sys.stderr)
         return UserError.exit_code
-    except (UserError, Diverged, Undelivered) as error:
+    except (UserError, Diverged, DiskFull, Undelivered) as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code

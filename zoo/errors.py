@@ -34,6 +34,12 @@ class Diverged(RuntimeError):
     exit_code = 1
 
 
+class DiskFull(RuntimeError):
+    """There is no room for what a run must keep."""
+
+    exit_code = 1
+
+
 class Undelivered(RuntimeError):
     """A run is trained and measured, but something that was asked for could not be computed."""
 

@@ -16,7 +16,7 @@ from zoo.engine import folder
 from zoo.engine.checkpoint import load, recipe_of, telling_of_plugins
 from zoo.engine.setup import choose_device, choose_precision, make_accelerator, set_threads
 from zoo.errors import Undelivered, UserError
-from zoo.files import CONFIG_FILE, MODEL_FILE, read_results, write_results
+from zoo.files import CONFIG_FILE, MODEL_FILE, read_results, refuse_links, write_results
 from zoo.metrics.benchmark import EVERY_RUN, asked_for, benchmark
 from zoo.metrics.core import Subject
 from zoo.pictures.of_runs import write_pictures
@@ -53,6 +53,7 @@ def evaluate_run(
         UserError: if the folder holds no finished run, or a setting would make it another run.
         Undelivered: if a metric that was asked for could not be computed.
     """
+    refuse_links(out)
     if not (out / CONFIG_FILE).is_file():
         raise UserError(f"{out} holds no run: there is no {CONFIG_FILE} in it")
     if not (out / MODEL_FILE).is_file():

@@ -33,6 +33,64 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} can't be read: {error.strerror}") from None
 
 
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Write a file beside its place, and put it there when it is whole and on the disk: a kill leaves old or new.
+
+    What lies under either name as a link is replaced, and never written through.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)
+    with open(partial, "xb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    sync_folder(path.parent)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file; what a kill tore off before it is dropped by whoever reads it.
+
+    Raises:
+        OSError: if the file is a link.
+    """
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0), 0o644)
+    with os.fdopen(handle, "a", encoding="utf-8") as file:
+        file.write(f"{line}\n")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the whole lines of a file that is written by `append_line`; none if there is no file."""
+    if not path.is_file():
+        return []
+    text = read_text(path)
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a folder's own entries to the disk, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def refuse_links(out: Path) -> None:
+    """See that nothing in a run's folder is a link that leads out of it: it would be read, or written, through.
+
+    Raises:
+        UserError: naming the link and where it leads.
+    """
+    inside = out.resolve()
+    for at, folders, files in os.walk(out):
+        for name in (*folders, *files):
+            path = Path(at, name)
+            if path.is_symlink() and not path.resolve().is_relative_to(inside):
+                raise UserError(f"{path} is a link to {os.readlink(path)}, out of the run's folder: remove it")
+
+
 def read_results(out: Path, elsewhere: str | None = None) -> dict[str, Any]:
     """Return a run's results, or an empty dictionary where there are none yet.
 
@@ -47,15 +105,12 @@ def read_results(out: Path, elsewhere: str | None = None) -> dict[str, Any]:
 
 def write_results(out: Path, results: dict[str, Any], elsewhere: str | None = None) -> None:
     """Lay `results` over those that the run's folder already holds, key by key, metric by metric."""
-    path = out / RESULTS_FILE
     old = read_results(out, elsewhere)
     merged = old | results | {"metrics": old.get("metrics", {}) | results.get("metrics", {})}
     if elsewhere is not None:
         own = read_results(out)
         merged = own | {ELSEWHERE: own.get(ELSEWHERE, {}) | {elsewhere: merged}}
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(merged, indent=1, default=_plain) + "\n")
-    os.replace(partial, path)
+    replace_file(out / RESULTS_FILE, json.dumps(merged, indent=1, default=_plain) + "\n")
 
 
 def _plain(thing: object) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -49,20 +50,17 @@ def train(
     """
     run = set_up(config)
     asked_for(config, config.benchmark.metrics)  # now, and not when training is over
-    accelerator, main = run.accelerator, run.accelerator.is_main_process
-    chosen, changed, fault = _choose_folder(run, resume, overwrite) if main else (None, {}, None)
-    run.out, changed, fault = broadcast_object_list([chosen, changed, fault])
-    if fault:
-        raise UserError(fault)
-    config.out = run.out
-    history = folder.read_history(run.out) if resume and not overwrite and folder.holds_a_run(run.out) else []
-    if history:
-        known = history[-1]["data"]
-        run.data = folder.same_data(config, run.data, run.out, known, None if accept_data else CHANGED_DATA)
-        changed |= {"data": [known, run.data.digest]} if run.data.digest != known else {}
     if dry_run:
         return _dry_run(run)
-    membership = folder.united(run.data.membership, folder.read_membership(run.out) if history else None)
+    with ExitStack() as held:  # the folder's lock, by the main process
+        changed = _take_folder(run, resume, overwrite, accept_data, held)
+        return _train(run, resume, overwrite, changed)
+
+
+def _train(run: Run, resume: bool, overwrite: bool, changed: dict[str, Any]) -> int:
+    config, accelerator, main = run.config, run.accelerator, run.accelerator.is_main_process
+    goes_on = resume and not overwrite and folder.holds_a_run(run.out)
+    membership = folder.united(run.data.membership, folder.read_membership(run.out) if goes_on else None)
     accelerator.wait_for_everyone()  # all have read what lies there
     if main:
         if overwrite and folder.holds_a_run(run.out):
@@ -95,10 +93,34 @@ def train(
     return stopped_by
 
 
-def _choose_folder(run: Run, resume: bool, overwrite: bool) -> tuple[Path | None, dict[str, Any], str]:
-    """Return the folder, what a resumed run changes, and what is wrong with that, to be told on all ranks alike."""
+def _take_folder(run: Run, resume: bool, overwrite: bool, accept_data: bool, held: ExitStack) -> dict[str, Any]:
+    """Settle on the run's folder, and on its data, which a run that lies there may have split already.
+
+    Returns:
+        What a resumed run changes: key to [old, new].
+
+    Raises:
+        UserError: on all ranks alike.
+    """
+    config, main = run.config, run.accelerator.is_main_process
+    chosen, changed, fault = _choose_folder(run, resume, overwrite, held) if main else (None, {}, None)
+    run.out, changed, fault = broadcast_object_list([chosen, changed, fault])
+    if fault:
+        raise UserError(fault)
+    config.out = run.out
+    history = folder.read_history(run.out) if resume and not overwrite and folder.holds_a_run(run.out) else []
+    if history:
+        known = history[-1]["data"]
+        run.data = folder.same_data(config, run.data, run.out, known, None if accept_data else CHANGED_DATA)
+        changed |= {"data": [known, run.data.digest]} if run.data.digest != known else {}
+    return changed
+
+
+def _choose_folder(run: Run, resume: bool, overwrite: bool, held: ExitStack) -> tuple[Path | None, dict[str, Any], str]:
+    """Return the folder, locked, what a resumed run changes, and what is wrong with that."""
     try:
         out = folder.choose(run.config, run.out, resume, overwrite)
+        held.enter_context(folder.locked(out))
         taken_up = resume and not overwrite and folder.holds_a_run(out)
         return out, folder.changes(run.config, out) if taken_up else {}, ""
     except UserError as error:

@@ -9,10 +9,12 @@ read with safetensors or `torch.load(weights_only=True)`: a file from a stranger
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -31,12 +33,14 @@ from torch import Tensor
 from zoo.base import BaseVAE, ImageSpec
 from zoo.config import ModelConfig
 from zoo.engine.sharding import put_together
-from zoo.errors import PluginError, UserError
-from zoo.files import MODEL_FILE, PLUGINS_FOLDER
+from zoo.errors import DiskFull, PluginError, UserError
+from zoo.files import MODEL_FILE, PLUGINS_FOLDER, refuse_links, sync_folder
 from zoo.models import create
 from zoo.registry import load_plugin
 
 DIGESTS_FILE = "digests.json"
+PROGRESS_FILE = "state.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def snapshot(state: Any, memory_format: torch.memory_format = torch.preserve_format) -> Any:
@@ -68,8 +72,14 @@ def write_weights(
         config: Variant and options.
         plugins: The SHA-256 of each, by name.
     """
-    recipe = {"model": config.model_dump(), "image": asdict(image), "plugins": plugins}
+    recipe = {
+        "model": config.model_dump(),
+        "image": asdict(image),
+        "plugins": plugins,
+        "digest": weights_digest(weights),
+    }
     partial = path.with_name(f".{path.name}.partial")
+    partial.unlink(missing_ok=True)  # it might be a link
     save_file(weights, partial, {"zoo": json.dumps(recipe, sort_keys=True)})
     partial.chmod(0o644)  # safetensors writes for the owner alone; config and results beside it are for all
     os.replace(partial, path)
@@ -94,6 +104,8 @@ def load(
     Raises:
         UserError: if there are no weights, the file is damaged or no model of this zoo, or a plugin is not loaded.
     """
+    if Path(run).is_dir():
+        refuse_links(Path(run))
     path = weights_file(Path(run))
     recipe = recipe_of(path)
     for plugin in plugins:
@@ -104,11 +116,23 @@ def load(
     image = recipe["image"] | {"range": tuple(recipe["image"]["range"])}
     with telling_of_plugins(recipe["plugins"]):
         model = create(config.name, ImageSpec(**image), **config.options)
+    tensors = load_file(path)
+    if recipe.get("digest", "") not in ("", weights_digest(tensors)):
+        raise UserError(f"{path} is damaged: its weights are not those that were written")
     try:
-        model.load_state_dict(load_file(path))
+        model.load_state_dict(tensors)
     except RuntimeError:
         raise UserError(f"the weights in {path} do not fit the variant {config.name!r} as it is now") from None
     return model.to(device).eval()
+
+
+def weights_digest(weights: dict[str, Tensor]) -> str:
+    """Return what stands for the content of tensors on the CPU."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def weights_file(run: Path) -> Path:
@@ -190,7 +214,18 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """Return the steps of all complete checkpoints, oldest first."""
-        return sorted(int(path.name.removeprefix("step_")) for path in self.folder.glob("step_*") if path.is_dir())
+        names = (path.name for path in self.folder.glob("step_*") if path.is_dir())
+        return sorted(int(name.removeprefix("step_")) for name in names if re.fullmatch(r"step_\d{8,}", name))
+
+    def best(self) -> int | None:
+        """Return the step of the checkpoint with the lowest validation loss, by what the checkpoints themselves say."""
+        for step in reversed(self.steps()):  # a later one is marked only if it is better
+            try:
+                if json.loads((self.path(step) / PROGRESS_FILE).read_text()).get("is_best"):
+                    return step
+            except (OSError, ValueError):
+                continue
+        return None
 
     def path(self, step: int) -> Path:
         """Return the folder of a step's checkpoint."""
@@ -216,21 +251,28 @@ class Checkpoints:
         partial = self.folder / f".partial_{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_weights(partial / MODEL_FILE)
-        torch.save(state, partial / "state.pt")
-        (partial / "state.json").write_text(json.dumps(progress | {"step": step}, indent=1))
-        digests = {file.name: _digest(file) for file in sorted(partial.iterdir())}
-        (partial / DIGESTS_FILE).write_text(json.dumps(digests, indent=1))
+        try:
+            save_weights(partial / MODEL_FILE)
+            torch.save(state, partial / "state.pt")
+            (partial / PROGRESS_FILE).write_text(json.dumps(progress | {"step": step, "is_best": best}, indent=1))
+            digests = {file.name: _digest(file) for file in sorted(partial.iterdir())}
+            (partial / DIGESTS_FILE).write_text(json.dumps(digests, indent=1))
+            _sync(partial)
+        except (OSError, RuntimeError, SafetensorError) as error:  # torch and safetensors have errors of their own
+            shutil.rmtree(partial, ignore_errors=True)
+            raise _no_room(self.folder, step, state, error) from error
         final = self.path(step)
         if final.exists():  # a damaged one of the same step, which the resumed run has now reached again
             shutil.rmtree(final)
         os.rename(partial, final)
+        sync_folder(self.folder)
         self._link("latest", final)
-        if best:
-            self._link("best", final)
-        best_name = pointed_to(self.folder / "best").name
+        # Links are for people: a kill may have left one that leads to an older checkpoint.
+        best_step = self.best()
+        if best_step is not None:
+            self._link("best", self.path(best_step))
         for old in self.steps()[: -self.keep]:
-            if self.path(old).name != best_name:
+            if old != best_step:
                 shutil.rmtree(self.path(old))
 
     def save_meanwhile(self, *arguments: Any) -> None:
@@ -256,7 +298,7 @@ class Checkpoints:
                 digests = json.loads((path / DIGESTS_FILE).read_text())
                 names = {file.name for file in path.iterdir()} - {DIGESTS_FILE}
                 if {name: _digest(path / name) for name in names} == digests:
-                    return path, json.loads((path / "state.json").read_text())
+                    return path, json.loads((path / PROGRESS_FILE).read_text())
             except (OSError, ValueError):
                 pass
             print(f"warning: the checkpoint {path} is damaged; falling back to the one before", file=sys.stderr)
@@ -271,6 +313,34 @@ class Checkpoints:
         except OSError:
             partial.write_text(target.name)
         os.replace(partial, self.folder / name)
+
+
+def _sync(folder: Path) -> None:
+    """Bring a folder's files to the disk: what is renamed next must not be empty after a power cut."""
+    for file in folder.iterdir():
+        with open(file, "rb") as opened:
+            os.fsync(opened.fileno())
+    sync_folder(folder)
+
+
+def _no_room(folder: Path, step: int, state: dict[str, Any], error: Exception) -> Exception:
+    """Return what to say of a checkpoint that could not be written: the disk is full, or the error as it is."""
+    there = shutil.disk_usage(folder).free
+    need = 2 * sum(tensor.nbytes for tensor in _tensors(state))  # Adam's two moments are twice the weights
+    full = isinstance(error, OSError) and error.errno in FULL
+    if not full and there > need:
+        return error
+    return DiskFull(
+        f"the disk is full: the checkpoint of step {step:,} needs about {need / 1e6:,.1f} MB in {folder}, and "
+        f"{there / 1e6:,.1f} MB are free; make room, and go on with --resume"
+    )
+
+
+def _tensors(state: Any) -> Iterator[Tensor]:
+    if isinstance(state, Tensor):
+        yield state
+    for part in state.values() if isinstance(state, dict) else state if isinstance(state, list | tuple) else ():
+        yield from _tensors(part)
 
 
 def pointed_to(pointer: Path) -> Path:

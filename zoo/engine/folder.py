@@ -10,15 +10,19 @@ import itertools
 import json
 import math
 import os
+import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from zoo.config import Config, check, flatten, parse_yaml
@@ -34,10 +38,14 @@ from zoo.files import (
     PLUGINS_FOLDER,
     RESULTS_FILE,
     SPLIT_FILE,
+    read_lines,
     read_text,
+    refuse_links,
+    replace_file,
 )
 
 CHECKPOINTS = "checkpoints"
+LOCK_FILE, HOLDER_FILE = ".lock", ".lock.txt"
 # What a resumed run may change without a trace: what it writes on the way, and on what it is computed.
 MAY_CHANGE = (
     *("out", "title", "plugins", "device", "shard", "threads", "keep", "trackers", "wandb", "data.root"),
@@ -57,6 +65,7 @@ def choose(config: Config, default: Path, resume: bool, overwrite: bool) -> Path
     """
     if config.out is not None:
         out = config.out.expanduser()
+        refuse_links(out)
         if holds_a_run(out) and not overwrite:
             if not resume:
                 raise UserError(
@@ -92,7 +101,7 @@ def holds_a_run(out: Path) -> bool:
         UserError: if nobody can look into it.
     """
     try:
-        return os.path.lexists(out / MODEL_FILE) or any((out / CHECKPOINTS).glob("step_*"))
+        return os.path.lexists(out / MODEL_FILE) or any((out / CHECKPOINTS).glob(f"step_{'[0-9]' * 8}"))
     except OSError as error:
         raise UserError(f"out is {out}, where no run can be: {error.strerror}") from None
 
@@ -137,25 +146,51 @@ def clear(out: Path) -> None:
 
 
 def begin(config: Config, out: Path, membership: dict[str, Tensor]) -> None:
-    """Make the folder, and write the config, the split and copies of the plugins into it.
+    """Write the config, the split and copies of the plugins into a run's folder, and clear what a kill left there.
 
     Raises:
         UserError: if it can't be written to.
     """
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / CONFIG_FILE).write_text(yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True))
+        for partial in (*out.glob(".*.partial"), *(out / CHECKPOINTS).glob(".*partial*")):
+            shutil.rmtree(partial) if partial.is_dir() and not partial.is_symlink() else partial.unlink()
+        replace_file(out / CONFIG_FILE, yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True))
         if membership:
-            save_file(membership, out / SPLIT_FILE)
+            replace_file(out / SPLIT_FILE, save(membership))
         plugin_digests(config.plugins)  # no two of one name
         for plugin in config.plugins:
             if plugin.endswith(".py"):
                 (out / PLUGINS_FOLDER).mkdir(exist_ok=True)
                 copy = out / PLUGINS_FOLDER / Path(plugin).name
-                if Path(plugin).resolve() != copy.resolve():
-                    shutil.copyfile(plugin, copy)
+                replace_file(copy, Path(plugin).read_bytes())
     except OSError as error:
         raise UserError(f"out is {out}, where no run can be written: {error.strerror} ({error.filename})") from None
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Within it, no other process trains in this folder. The lock goes with the process, however that ends.
+
+    Raises:
+        UserError: if one does, naming it; or if the folder can't be made.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / LOCK_FILE, blocking=False)
+        lock.acquire()
+    except Timeout:
+        holder = read_text(out / HOLDER_FILE).strip() if (out / HOLDER_FILE).is_file() else "another process"
+        raise UserError(f"{out} is in use by {holder}: wait for it, stop it, or choose another out=") from None
+    except OSError as error:
+        raise UserError(f"out is {out}, where no run can be written: {error.strerror} ({error.filename})") from None
+    try:
+        since = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        replace_file(out / HOLDER_FILE, f"process {os.getpid()} on {platform.node()}, since {since}\n")
+        yield
+    finally:
+        for name in (HOLDER_FILE, LOCK_FILE):
+            (out / name).unlink(missing_ok=True)
+        lock.release()
 
 
 def read_membership(out: Path) -> dict[str, Tensor] | None:
@@ -200,8 +235,7 @@ def same_data(config: Config, data: Data, out: Path, known: str | None, advice: 
 
 def read_history(out: Path) -> list[dict[str, Any]]:
     """Return a run's starts, the first one first; none of a run older than histories."""
-    path = out / HISTORY_FILE
-    return [json.loads(line) for line in read_text(path).splitlines()] if path.is_file() else []
+    return [json.loads(line) for line in read_lines(out / HISTORY_FILE)]
 
 
 def add_to_history(out: Path, step: int, planned: int, changed: dict[str, Any], data: Data) -> None:
@@ -226,20 +260,20 @@ def add_to_history(out: Path, step: int, planned: int, changed: dict[str, Any], 
         "version": known["version"],
         "commit": known["commit"],
     }
-    with (out / HISTORY_FILE).open("a") as file:
-        file.write(json.dumps(life) + "\n")
+    whole = [*read_lines(out / HISTORY_FILE), json.dumps(life)]
+    replace_file(out / HISTORY_FILE, "".join(f"{line}\n" for line in whole))
 
 
 def drop_rows_after(out: Path, step: int) -> None:
     """Drop the rows that lie after `step`: a run that was killed wrote them, and the resumed one will again."""
     path = out / METRICS_FILE
     if path.is_file():
-        rows = [line for line in read_text(path).splitlines() if _step_of(line) <= step]
-        path.write_text("".join(f"{row}\n" for row in rows))
+        rows = [line for line in read_lines(path) if _step_of(line) <= step]
+        replace_file(path, "".join(f"{row}\n" for row in rows))
 
 
 def _step_of(line: str) -> float:
     try:
         return json.loads(line)["step"]
-    except ValueError:  # the killed process was in the middle of a line
+    except ValueError:  # of a file that a full disk, say, left
         return math.inf

@@ -13,6 +13,7 @@ import psutil
 
 from zoo.config import Config
 from zoo.errors import UserError
+from zoo.processes import end_with_parent
 
 MOST_CHARACTERS = 4096  # of a command line that are kept
 NOTEBOOKS = ("ipykernel_launcher.py", "colab_kernel_launcher.py")
@@ -25,6 +26,8 @@ def take_up_launch(config: Config) -> None:
         UserError: if the two contradict each other.
     """
     words = launching_command()
+    if words:
+        end_with_parent()
     # The launcher sets "no" where nobody asked for a precision.
     precision = _flag(words, "mixed_precision") or os.environ.get("ACCELERATE_MIXED_PRECISION", "no").replace("no", "")
     if precision and config.mixed_precision != precision:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from zoo.base import BaseVAE
 from zoo.engine.setup import Run
-from zoo.files import METRICS_FILE
+from zoo.files import METRICS_FILE, append_line
 from zoo.pictures.drawing import Painter
 from zoo.pictures.of_runs import write_progress_pictures
 
@@ -149,8 +149,7 @@ class Log:
         self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
         if not self.accelerator.is_main_process:
             return
-        with (self.run.out / METRICS_FILE).open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append_line(self.run.out / METRICS_FILE, json.dumps(row))
         speed = f"{row['images_per_second']:,.0f} images/s"
         if "train/loss" in row:
             self.bar.set_postfix_str(f"loss {row['train/loss']:.6g}, {speed}")

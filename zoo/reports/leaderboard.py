@@ -424,7 +424,7 @@ def embed(path: Path, most: int = PICTURE_BYTES) -> str:
     """Return a picture as a data URI of about `most` bytes."""
     from PIL import Image
 
-    with Image.open(path) as opened:
+    with Image.open(path, formats=("PNG",)) as opened:  # what a run writes
         picture = opened.convert("RGB")
     for side, quality in PICTURE_FORMS:
         picture.thumbnail((side, side))

@@ -34,6 +34,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 from zoo.config import Config, check, flatten, load_config, parse_yaml
 from zoo.errors import UserError
 from zoo.files import CONFIG_FILE
+from zoo.processes import end_with_parent
 from zoo.reports.reference import Run, read_run
 
 PROGRAM = [sys.executable, "-m", "zoo"]
@@ -174,7 +175,13 @@ def execute(job: Job) -> str:
     log = job.out / LOG_FILE
     with log.open("a") as file:
         # In a session of its own: Ctrl-C reaches it through us alone.
-        process = subprocess.Popen(job.command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        process = subprocess.Popen(
+            job.command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=end_with_parent,  # no thread runs here
+        )
     stopped: list[int] = []
 
     def stop(number: int, _: FrameType | None) -> None:
