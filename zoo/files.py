@@ -18,6 +18,13 @@ SPLIT_FILE = "split.safetensors"  # which pictures, by digest, are trained on, v
 PLUGINS_FOLDER = "plugins"  # copies of the files that its variant, net or data set came from
 ELSEWHERE = "elsewhere"  # key of the results under which those on other data are, by that data's name
 
+MOST_JSON = 20_000_000  # bytes
+
+
+def printable(text: object) -> str:
+    """Write what is not shown by itself (control characters, line breaks, bytes that are no UTF-8) by its number."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
 
 def read_text(path: Path) -> str:
     """Read a file of text.
@@ -31,6 +38,20 @@ def read_text(path: Path) -> str:
         raise UserError(f"{path} is no text in UTF-8") from None
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from None
+
+
+def read_json(path: Path) -> Any:
+    """Read a file of JSON.
+
+    Raises:
+        UserError: if there is no such file, or it is cut off, too large, or nested without end.
+    """
+    if path.is_file() and path.stat().st_size > MOST_JSON:
+        raise UserError(f"{path} has {path.stat().st_size / 1e6:,.0f} MB, and {MOST_JSON / 1e6:,.0f} would be many")
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError):
+        raise UserError(f"{path} is cut off or not JSON") from None
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
@@ -99,7 +120,9 @@ def read_results(out: Path, elsewhere: str | None = None) -> dict[str, Any]:
         elsewhere: The name of other data than the run's own, to get the results on that.
     """
     path = out / RESULTS_FILE
-    results = json.loads(path.read_text()) if path.is_file() else {}
+    results = read_json(path) if path.is_file() else {}
+    if not isinstance(results, dict):
+        raise UserError(f"{path} holds no results, but {type(results).__name__}")
     return results if elsewhere is None else results.get(ELSEWHERE, {}).get(elsewhere, {})
 
 

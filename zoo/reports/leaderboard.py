@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,8 +24,10 @@ from statistics import fmean, stdev
 from typing import Any
 from urllib.parse import quote
 
+from PIL import Image
+
 from zoo.errors import UserError
-from zoo.files import CONFIG_FILE, RESULTS_FILE
+from zoo.files import CONFIG_FILE, RESULTS_FILE, printable, read_text
 from zoo.reports.reference import (
     Comparison,
     Metric,
@@ -63,6 +66,18 @@ TRAINING_ONLY = (
     "data.dequantise",
     "data.size",
 )
+
+
+FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# What Pillow raises for a file that is no picture, or would be too large a one.
+PICTURE_FAULTS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+# A path that begins at the root, up to its last part; not a URL's.
+PLACE = re.compile(r"(?<![\w.:/])/(?:[^\s/'\"=,]+/)+")
+
+
+def without_places(text: str) -> str:
+    """Leave of each absolute path its last part: where a run was made is nobody else's business."""
+    return PLACE.sub("…/", text)
 
 
 @dataclass(frozen=True)
@@ -148,7 +163,7 @@ class Row:
     @property
     def config_text(self) -> str:
         """The first seed's resolved config, as it stands in its folder."""
-        return (self.runs[0].folder / CONFIG_FILE).read_text()
+        return without_places(read_text(self.runs[0].folder / CONFIG_FILE))
 
     @property
     def facts(self) -> dict[str, str]:
@@ -162,7 +177,7 @@ class Row:
             "on": [f"{r.device}, {_processes(r)}, precision {r.precision}" for r in results],
             "commit": [r.commit for r in results],
             "config hash": [r.config_hash for r in results],
-            "command": [r.command for r in results],
+            "command": [without_places(r.command) for r in results],
         }
         return {name: "\n".join(dict.fromkeys(values)) for name, values in facts.items()}
 
@@ -393,7 +408,7 @@ def _own_setting(run: Run) -> str:
 
 def _setting(key: str, value: Any) -> str:
     name = key.removeprefix("model.").removeprefix("data.")
-    return f"{SYMBOLS.get(name, name)}={f'{value:g}' if isinstance(value, float) else value}"
+    return printable(f"{SYMBOLS.get(name, name)}={f'{value:g}' if isinstance(value, float) else value}")
 
 
 # --- Pictures
@@ -409,7 +424,7 @@ def add_files(boards: Sequence[Board], out: Path) -> list[str]:
         for kind, name in PICTURES.items():
             try:
                 row.pictures[kind] = embed(row.runs[0].folder / name, most)
-            except OSError as error:
+            except PICTURE_FAULTS as error:
                 why = "is missing" if isinstance(error, FileNotFoundError) else "is not a whole picture"
                 problems.append(f"{row.runs[0].folder / name} {why}: its row goes without")
     return problems
@@ -417,13 +432,11 @@ def add_files(boards: Sequence[Board], out: Path) -> list[str]:
 
 def link(path: Path, out: Path) -> str:
     """Return the URL of a file as seen from the folder `out`."""
-    return quote(os.path.relpath(path, out).replace(os.sep, "/"))
+    return quote(os.path.relpath(path, out).replace(os.sep, "/"), errors="surrogateescape")
 
 
 def embed(path: Path, most: int = PICTURE_BYTES) -> str:
     """Return a picture as a data URI of about `most` bytes."""
-    from PIL import Image
-
     with Image.open(path, formats=("PNG",)) as opened:  # what a run writes
         picture = opened.convert("RGB")
     for side, quality in PICTURE_FORMS:
@@ -635,7 +648,12 @@ def write_csv(boards: Sequence[Board], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for line in lines for key in line)))
         writer.writeheader()
-        writer.writerows(lines)
+        writer.writerows({key: _csv_cell(value) for key, value in line.items()} for line in lines)
+
+
+def _csv_cell(value: Any) -> Any:
+    """Have a text that a spreadsheet would take for a formula begin with an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _csv_lines(board: Board, row: Row) -> Iterator[dict[str, Any]]:
@@ -739,7 +757,8 @@ def write(folder: Path, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_csv(boards, out / "leaderboard.csv")
     write_markdown(boards, out / "leaderboard.md")
-    write_html(boards, problems, out / "leaderboard.html")
+    write_html(boards, [without_places(printable(problem)) for problem in problems], out / "leaderboard.html")
+    problems = [printable(problem) for problem in problems]
     for problem in problems:
         print(f"warning: {problem}", file=sys.stderr)
     print("\n\n".join(terminal_table(board) for board in boards))

@@ -3,56 +3,69 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, PositiveFloat, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, Strict, model_validator
 
 from zoo.config import check, flatten, parse_yaml
 from zoo.errors import UserError
-from zoo.files import CONFIG_FILE, METRICS_FILE, RESULTS_FILE
+from zoo.files import CONFIG_FILE, METRICS_FILE, RESULTS_FILE, printable, read_json, read_lines, read_text, refuse_links
 
 REFERENCE_FILE = Path(__file__).with_name("reference.yaml")
+
+
+WholeNumber = Annotated[int, Strict()]
+Number = Annotated[float, Field(ge=-1e100, le=1e100, allow_inf_nan=False)]  # squares of these can be added up
+Measured = Number | Annotated[float, AfterValidator(lambda value: _not_finite(value))]  # PSNR of what is equal: inf
+Word = Annotated[str, Field(max_length=10_000), AfterValidator(printable)]
+
+
+def _not_finite(value: float) -> float:
+    if math.isfinite(value):
+        raise ValueError("it is too large a number to be true")
+    return value
 
 
 class Metric(BaseModel):
     """One number of a `results.json` and its protocol; see `zoo.metrics.core.Score`."""
 
-    value: float
-    unit: str = ""
+    value: Measured
+    unit: Word = ""
     higher_is_better: bool | None = None
-    protocol: str = ""
-    n: int | None = None
-    split: str = ""
-    sampler: str | None = None
+    protocol: Word = ""
+    n: WholeNumber | None = None
+    split: Word = ""
+    sampler: Word | None = None
 
 
 class Results(BaseModel):
     """What is read from a run's `results.json`."""
 
-    variant: str
-    dataset: str
-    image: tuple[int, int, int]
-    seed: int
-    config_hash: str
-    metrics: dict[str, Metric]
-    commit: str = "unknown"
-    parameters: int | None = None
-    latent_dim: int | None = None
-    steps: int | None = None
-    epochs: float | None = None
-    batch_size: int | None = None
-    images_per_second: float | None = None
-    device: str = "unknown"
-    title: str | None = None
-    data_digest: str | None = None
-    version: str = "unknown"
-    processes: int = 1
-    precision: str = "unknown"
-    command: str = ""
+    variant: Word
+    dataset: Word
+    image: tuple[WholeNumber, WholeNumber, WholeNumber]
+    seed: WholeNumber
+    config_hash: Word
+    metrics: dict[Word, Metric]
+    commit: Word = "unknown"
+    parameters: WholeNumber | None = None
+    latent_dim: WholeNumber | None = None
+    steps: WholeNumber | None = None
+    epochs: Number | None = None
+    batch_size: WholeNumber | None = None
+    images_per_second: Number | None = None
+    device: Word = "unknown"
+    title: Word | None = None
+    data_digest: Word | None = None
+    version: Word = "unknown"
+    processes: WholeNumber = 1
+    precision: Word = "unknown"
+    command: Word = ""
     benchmarked: dict[str, str] = {}
 
 
@@ -77,18 +90,22 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: if it isn't finished, or its files can't be read.
     """
+    refuse_links(folder)
     path = folder / RESULTS_FILE
     if not path.is_file():
         raise UserError(f"{folder} is no finished run: there is no {RESULTS_FILE} in it")
     try:
-        values = json.loads(path.read_text())
-    except ValueError:
-        raise UserError(f"{path} is cut off or not JSON: score the run again with `run.py evaluate {folder}`") from None
+        values = read_json(path)
+    except UserError as error:
+        raise UserError(f"{error}: score the run again with `run.py evaluate {folder}`") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no results, but a {type(values).__name__}")
     results = check(Results, values, str(path))
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{folder} is no complete run: there is no {CONFIG_FILE} in it")
-    config = parse_yaml((folder / CONFIG_FILE).read_text(), str(folder / CONFIG_FILE))
-    if not isinstance(config, dict) or "name" not in (config.get("model") or {}):
+    config = parse_yaml(read_text(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
+    model = config.get("model") if isinstance(config, dict) else None
+    if not isinstance(model, dict) or not isinstance(model.get("name"), str):
         raise UserError(f"{folder / CONFIG_FILE} is cut off: it names no model")
     return Run(folder, results, flatten(config | {"model": _with_defaults(config["model"])}))
 
@@ -202,7 +219,7 @@ def measured(reference: Reference, run: Run) -> tuple[float, ...] | None:
         score = run.results.metrics[metric]
         return (score.value,) if wanted == 1 and score.unit == reference.table.unit else None
     path = run.folder / METRICS_FILE
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    rows = [json.loads(line) for line in read_lines(path)]
     values = [row[metric] for row in rows if metric in row]
     return tuple(values[:wanted]) if len(values) >= wanted else None
 
