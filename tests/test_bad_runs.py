@@ -111,7 +111,7 @@ def test_files_that_are_no_runs(
     root = tmp_path / "runs"
     for name in ("good", "bad"):
         shutil.copytree(good, root / name)
-    values = json.loads((good / "results.json").read_text()) | {"seed": 1}
+    values = json.loads((good / "results.json").read_text()) | {"config_hash": "another"}
     (root / "bad" / "results.json").write_text(json.dumps(values))
     spoil(root / "bad")
     write_board(root, tmp_path / "board")
