@@ -45,8 +45,9 @@ RATE_AND_DISTORTION = (("rate", "distortion"), ("kl", "recon"))
 TERMINAL_COLUMNS = 4
 PICTURES = {"samples": "generated_samples.png", "reconstructions": "reconstructions.png"}
 PICTURE_BYTES, PAGE_BYTES = 16_000, 450_000  # one picture's, and all pictures' of a page
-# Greatest side and quality, until it fits.
-PICTURE_FORMS = ((800, 70), (640, 60), (480, 50), (480, 30), (320, 30), (280, 20))
+SIDES = (48, 800)  # of an embedded picture, pixels
+PIXELS_PER_BYTE = 20  # of a sheet of digits as WEBP, about
+QUALITY = 50
 COLOURS = 8  # in the template
 SYMBOLS = {"beta": "β"}
 # What provenance leaves out of the config's hash, and what only decides where things are written.
@@ -439,12 +440,15 @@ def embed(path: Path, most: int = PICTURE_BYTES) -> str:
     """Return a picture as a data URI of about `most` bytes."""
     with Image.open(path, formats=("PNG",)) as opened:  # what a run writes
         picture = opened.convert("RGB")
-    for side, quality in PICTURE_FORMS:
+    side = min(SIDES[1], math.isqrt(most * PIXELS_PER_BYTE))
+    while True:  # each picture is encoded once or twice
+        side = max(SIDES[0], side)
         picture.thumbnail((side, side))
         buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", quality=quality, method=6)
-        if buffer.tell() <= most:
+        picture.save(buffer, "WEBP", quality=QUALITY)
+        if buffer.tell() <= most or side == SIDES[0]:
             break
+        side = math.floor(side * min(0.8, math.sqrt(most / buffer.tell())))
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
