@@ -475,3 +475,19 @@ def test_a_painter_that_can_t_start_says_so(
 def test_a_painter_starts_without_torch() -> None:
     code = "import sys, runpy; runpy.run_path(sys.argv[1]); sys.exit('torch' in sys.modules or 'zoo' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code, drawing.__file__], check=False).returncode == 0
+
+
+def test_a_long_log_is_thinned_out(tmp_path: Path) -> None:
+    rows = [{"step": step, "epoch": step / 1000, "train/loss": 1.0} for step in range(1, 50_001)]
+    for row in rows[999::1000]:
+        row["val/loss"] = 2.0
+    rows[-1]["last"] = 1
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    log = tmp_path / "metrics.jsonl"
+    log.write_text(text + '{"step": 50001, "tra')
+    read = drawing.read_rows(log, 500)
+    assert 500 <= len(read) <= 600 and read[-1]["step"] == 50_000
+    assert sum("val/loss" in row for row in read) == 50
+    assert [row["step"] for row in read] == sorted(row["step"] for row in read)
+    log.write_text("")
+    assert drawing.read_rows(log) == []

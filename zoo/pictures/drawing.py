@@ -14,6 +14,7 @@ import pickle
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -31,6 +32,7 @@ PAD = 2  # pixels between two images
 BREAK = 14  # pixels between two bands of images
 MARGIN = 8  # pixels around a sheet
 MAX_BYTES = 250_000
+VALIDATION = b'"val/'  # in a log's row
 INK = "#202020"
 MUTED = "#707070"
 
@@ -81,6 +83,32 @@ def sheet(
     _save_picture(picture, path)
 
 
+def read_rows(metrics: Path, most: int = 4000) -> list[dict[str, Any]]:
+    """Return rows of a log, evenly spaced where there are more than `most`; validations are thinned out by themselves.
+
+    Args:
+        metrics: JSON objects, one to a line; a last one that is cut off is passed over.
+        most: Rows of each kind, about.
+    """
+    with metrics.open("rb") as file:
+        counts = Counter(VALIDATION in line for line in file)
+    strides = {kind: max(1, count // most) for kind, count in counts.items()}
+    seen: Counter[bool] = Counter()
+    rows, last = [], b""
+    with metrics.open("rb") as file:
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            kind = VALIDATION in line
+            if seen[kind] % strides[kind] == 0:
+                rows.append(json.loads(line))
+                last = b""
+            else:
+                last = line
+            seen[kind] += 1
+    return [*rows, *([json.loads(last)] if last else [])]
+
+
 def training_losses(metrics: Path, path: Path) -> None:
     """Save the loss by step, and its reconstruction and KL terms where there are any.
 
@@ -88,7 +116,7 @@ def training_losses(metrics: Path, path: Path) -> None:
         metrics: JSON objects, one to a line, with `step`, `epoch`, and `train/…` and `val/…` values.
         path: The PNG.
     """
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()]
+    rows = read_rows(metrics)
     titles = {"loss": "Loss", "recon": "Reconstruction", "kl": "KL"}
     logged = {key for row in rows for key in row}
     terms = [term for term in ("recon", "kl") if logged & {f"train/{term}", f"val/{term}"}]
