@@ -954,7 +954,7 @@ MUTATIONS = (
     plant(
         "engine/checkpoint.py",
         "if self.path(old).name != best_name:",
-        "if best_name:",
+        "if old:",
         "test_checkpoint::test_keeps_the_newest_and_the_best",
     ),
     plant(

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from PIL import Image, ImageOps
 
 from zoo.data import cache, decode, workers
+from zoo.data.cache import cache_folder, decoded
 from zoo.data.decode import Form
 from zoo.errors import UserError
 
@@ -473,3 +475,82 @@ class TestDecode:
         assert "too small for crop 99" in second["error"]
         assert third["unwritten"] == [errno.ENOENT, "No such file or directory"]
         assert out.read_bytes() == bytes([10] * 4 + [0] * 4 + [0] * 16 + [10] * 16)
+
+
+class TestContents:
+    @pytest.fixture
+    def pictures(self, tmp_path: Path) -> Path:
+        for i in range(12):
+            Image.new("L", (4, 4), 10 * i).save(tmp_path / f"{i:02}.bmp")
+        return tmp_path
+
+    def read(self, folder: Path, verify: bool = False) -> list[int]:
+        names = sorted(path.name for path in folder.glob("*.bmp"))
+        return decoded(folder, names, Form(4, 4, 1), verify).pixels[:, 0, 0, 0].tolist()
+
+    def change(self, file: Path, value: int) -> None:
+        """Put another picture there, of the same size and time."""
+        before = file.stat()
+        Image.new("L", (4, 4), value).save(file)
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert file.stat().st_size == before.st_size
+
+    def test_another_picture_of_the_same_size_and_time_is_found(
+        self, pictures: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert self.read(pictures)[7] == 70
+        self.change(pictures / "07.bmp", 7)
+        assert self.read(pictures)[7] == 7
+        assert f"{pictures / '07.bmp'} holds another picture than was decoded" in capsys.readouterr().err
+        assert self.read(pictures)[7] == 7 and capsys.readouterr().err == ""
+
+    def test_of_many_files_a_part_is_looked_at_unless_all_are_to_be(
+        self, pictures: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("zoo.data.cache.MOST_FILES", 4)  # the first, fourth, seventh and tenth
+        self.read(pictures)
+        self.change(pictures / "01.bmp", 1)
+        assert self.read(pictures)[1] == 10
+        assert self.read(pictures, verify=True)[1] == 1
+        self.change(pictures / "03.bmp", 3)
+        assert self.read(pictures)[3] == 3
+
+    def test_a_flipped_byte_is_found_and_mended(self, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        right = self.read(pictures)
+        (file,) = cache_folder().glob("*.u8")
+        content = bytearray(file.read_bytes())
+        content[5 * 16] ^= 255
+        file.write_bytes(content)
+        assert self.read(pictures) == right
+        assert f"the decoded images in {file} are damaged, and decoded anew" in capsys.readouterr().err
+
+    def test_a_truncated_map_is_decoded_anew(self, pictures: Path) -> None:
+        right = self.read(pictures)
+        (file,) = cache_folder().glob("*.u8")
+        file.write_bytes(file.read_bytes()[:50])
+        assert self.read(pictures) == right
+
+
+class TestCommand:
+    def test_lists_removes_and_keeps_to_a_size(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Callable[..., tuple[int, str, str]]
+    ) -> None:
+        folder = tmp_path / "cache"
+        monkeypatch.setenv("VAE_ZOO_CACHE", str(folder))
+        assert cli("cache")[1] == f"0 entries, 0.0 MB in {folder}\n"
+        (folder / "references").mkdir(parents=True)
+        for age, name in enumerate(("new", "old", "references/older")):
+            for ending in (".json", ".u8"):
+                file = folder / f"{name}{ending}"
+                file.write_bytes(bytes(500_000))
+                os.utime(file, (10**9 - age, 10**9 - age))
+        lines = cli("cache")[1].splitlines()
+        assert [line.split()[-1] for line in lines[:3]] == ["new", "old", "references/older"]
+        assert "1.0 MB  used 2001-09-0" in lines[0] and lines[3].startswith("3 entries, 3.0 MB")
+        assert "removed references/older" in cli("cache", "--keep", "2.5M")[1]
+        assert sorted(path.name for path in folder.rglob("*.u8")) == ["new.u8", "old.u8"]
+        assert "removed new, 1.0 MB" in cli("cache", "--remove", "new")[1] and not (folder / "new.json").exists()
+        assert (
+            cli("cache", "--remove", "gone")[2] == "error: the cache has no entry 'gone': `run.py cache` lists them\n"
+        )
+        assert cli("cache", "--keep", "much")[2] == "error: 'much' is no size: write 500M, or 2G\n"

@@ -17,7 +17,10 @@ from traceback import extract_tb
 
 from zoo.errors import DiskFull, Diverged, Undelivered, UserError, crash
 
-COMMANDS = ("train", "evaluate", "sample", "data", "list", "describe", "check", "suite", "leaderboard", "reference")
+COMMANDS = (
+    *("train", "evaluate", "sample", "data", "list", "describe", "check", "suite", "leaderboard", "reference"),
+    "cache",
+)
 EPILOG = """examples:
   python run.py --config configs/mlp_mnist.yaml                     train on MNIST, then evaluate
   accelerate launch run.py --config configs/vanilla_celeba.yaml     the same on every GPU there is
@@ -32,6 +35,7 @@ EPILOG = """examples:
   python run.py suite configs/suites/mnist.yaml                     a grid of variants, data sets and seeds
   python run.py leaderboard runs --out leaderboard                  compare all finished runs
   python run.py reference runs/mlp_mnist_z20_s28_1                  hold a run against published numbers
+  python run.py cache --keep 2G                                     list decoded images, and make room
 """
 VARIANTS_FOLDER = Path(__file__).parent / "variants"
 
@@ -99,6 +103,10 @@ def parser() -> argparse.ArgumentParser:
 
     reference = commands.add_parser("reference", help="hold a run against published numbers of the same protocol")
     reference.add_argument("run", type=Path, help="the run's folder, such as runs/mlp_mnist_z20_s28_1")
+
+    cache = commands.add_parser("cache", help="list the cache of decoded images and features, and make room")
+    cache.add_argument("--remove", action="append", default=[], metavar="ENTRY", help="remove one, by its name")
+    cache.add_argument("--keep", metavar="SIZE", help="remove what was used longest ago until 2G, say, are left")
     return top
 
 
@@ -329,6 +337,14 @@ def _shape(text: str) -> list[int]:
     if not re.fullmatch(r"[1-9]\d{0,3}(x[1-9]\d{0,3}){2}", text):
         raise UserError(f"--image is {text!r}, and must be channels, height and width, such as 1x28x28")
     return [int(side) for side in text.split("x")]
+
+
+def run_cache(arguments: argparse.Namespace) -> int:
+    """List the cache, after removing what is to go."""
+    from zoo.reports.cache import show
+
+    print(show(arguments.remove, arguments.keep))
+    return 0
 
 
 def run_suite(arguments: argparse.Namespace) -> int:

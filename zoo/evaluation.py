@@ -22,7 +22,7 @@ from zoo.metrics.core import Subject
 from zoo.pictures.of_runs import write_pictures
 
 # How a trained run is measured; all else is what it is. Of its data, the place; other data is measured beside its own.
-MAY_BE_SET = ("benchmark", "eval_batch_size", "device", "threads", "data.root")
+MAY_BE_SET = ("benchmark", "eval_batch_size", "device", "threads", "data.root", "data.cache", "data.verify")
 
 CHANGED_DATA = (
     "bring it back, or score what is there beside it, under a name of its own, as data.title=now: nothing that was "

@@ -1,9 +1,12 @@
 """Image files, decoded once into a memory map that all runs and processes share.
 
 A cache entry is three files: `<key>.u8` holds the pixels, `<key>.digests` what stands for each file's content, and
-`<key>.json` the pixels' shape and the files that were bad. The key is made of the files' names, sizes and times and of
-everything that decides what is made of them, so that an entry never goes stale; the header is written last, so that an
-entry is whole if its header exists.
+`<key>.json` the pixels' shape, their checksums and the files that were bad. The key is made of the files' names, sizes
+and times and of everything that decides what is made of them; the header is written last, so that an entry is whole if
+its header exists.
+
+At each start the files' contents are held against their digests, and the pixels against their checksums: all of them
+where that takes a moment, or with `verify`; else as many as that, evenly spaced. What differs is decoded anew.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ import hashlib
 import json
 import math
 import os
+import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,11 +26,12 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from zoo.data.decode import Form
+from zoo.data.decode import Form, digest
 from zoo.data.workers import decode_files
-from zoo.errors import UserError
+from zoo.errors import UserError, warn
 
 VERSION = 2  # to be raised when the same files come to give other pixels
+MOST_FILES, MOST_BYTES, CHUNK = 5000, 200 * 2**20, 2**20  # that are checked at each start, and by one checksum
 
 
 def cache_folder() -> Path:
@@ -52,21 +58,46 @@ class Decoded(NamedTuple):
     digests: Tensor
 
 
-def decoded(folder: Path, names: Sequence[str], form: Form) -> Decoded:
-    """Return the pixels of image files, decoding them if no run has done so before.
+def decoded(folder: Path, names: Sequence[str], form: Form, verify: bool = False) -> Decoded:
+    """Return the pixels of image files, decoding them if no run has done so before, or if they have changed since.
 
     Args:
         folder: Where the files are.
         names: Their paths within the folder.
         form: What is made of each.
+        verify: Check all contents, however long it takes.
 
     Raises:
         UserError: if a file can't be read or is smaller than `crop`, or if the cache can't be written.
     """
-    return kept(file_key(folder, names, form), len(names), form, lambda out: decode_files(out, folder, names, form))
+    key = file_key(folder, names, form)
+    build = partial(decode_files, folder=folder, names=names, form=form)
+    entry = kept(key, len(names), form, build, verify)
+    good = [name for name in names if name not in entry.bad]
+    if other := _changed(folder, good, entry.digests, verify):
+        warn(f"{other} holds another picture than was decoded, with the same size and time: all are decoded anew")
+        _remove(cache_folder() / key)
+        entry = kept(key, len(names), form, build, verify)
+    return entry
 
 
-def kept(key: str, count: int, form: Form, build: Build) -> Decoded:
+def _changed(folder: Path, names: Sequence[str], digests: Tensor, verify: bool) -> str:
+    """Return a file whose content is not what it was when it was decoded; "" if none of those looked at is."""
+    few = len(names) if verify else min(len(names), MOST_FILES)
+    read = 0
+    for i in range(few):
+        at = i * len(names) // few
+        path = folder / names[at]
+        with open(path, "rb") as stream:
+            if digest(stream) != digests[at].item():
+                return str(path)
+            read += stream.tell()
+        if read > MOST_BYTES and not verify:
+            break
+    return ""
+
+
+def kept(key: str, count: int, form: Form, build: Build, verify: bool = False) -> Decoded:
     """Return an entry, building it if it is not there.
 
     Args:
@@ -74,20 +105,21 @@ def kept(key: str, count: int, form: Form, build: Build) -> Decoded:
         count: Images, at most.
         form: What is made of each.
         build: Writes the good images' pixels to a file, and returns the bad ones, and the good ones' digests.
+        verify: Check all checksums, however long it takes.
 
     Raises:
         UserError: if the cache can't be written, or as `build` does.
     """
     stem = cache_folder() / key
-    entry = _read(stem)
+    entry = _read(stem, verify)
     if entry is None:
         try:
             stem.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(stem.with_suffix(".lock")):  # of many ranks one decodes, the others wait and read
-                entry = _read(stem)
+                entry = _read(stem, verify)
                 if entry is None:
                     _build(stem, form, build)
-                    entry = _read(stem)
+                    entry = _read(stem, verify)
         except OSError as error:
             need = count * form.bytes / 1e6
             raise UserError(
@@ -100,17 +132,18 @@ def kept(key: str, count: int, form: Form, build: Build) -> Decoded:
 
 def file_key(folder: Path, names: Sequence[str], form: Form | None) -> str:
     """Return what an entry is called: by its files, and by what is made of them, None where that is nothing."""
-    digest = hashlib.sha256(json.dumps([VERSION, form]).encode())
+    above = f"{folder}{os.sep}"
+    parts = [json.dumps([VERSION, form])]
     for name in names:
         try:
-            stat = os.stat(folder / name)
+            stat = os.stat(above + name)
         except OSError as error:
-            raise UserError(f"{folder / name} can't be read: {error.strerror}") from None
-        digest.update(f"\n{name}\0{stat.st_size}\0{stat.st_mtime_ns}".encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:32]
+            raise UserError(f"{above}{name} can't be read: {error.strerror}") from None
+        parts.append(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def _read(stem: Path) -> Decoded | None:
+def _read(stem: Path, verify: bool) -> Decoded | None:
     """Return a whole entry, or None for one that is absent or damaged."""
     file = stem.with_suffix(".u8")
     try:
@@ -118,6 +151,9 @@ def _read(stem: Path) -> Decoded | None:
         shape, bad = header["shape"], header["bad"]
         length = math.prod(shape)
         if file.stat().st_size != length:
+            return None
+        if not _holds(file, header["checksums"], verify):
+            warn(f"the decoded images in {file} are damaged, and decoded anew")
             return None
         digests = read_digests(stem.with_suffix(".digests"), shape[0])
     except (OSError, ValueError, KeyError, TypeError):
@@ -140,16 +176,40 @@ def read_digests(file: Path, count: int) -> Tensor | None:
     return torch.from_numpy(np.frombuffer(content, np.int64).copy()) if len(content) == 8 * count else None
 
 
+def _checksums(file: Path) -> list[int]:
+    """Return a checksum of each `CHUNK` bytes of a file."""
+    with open(file, "rb") as stream:
+        return [zlib.crc32(part) for part in iter(partial(stream.read, CHUNK), b"")]
+
+
+def _holds(file: Path, checksums: Sequence[int], verify: bool) -> bool:
+    """Say whether a file has these checksums: all of it, or `MOST_BYTES` evenly spaced."""
+    few = len(checksums) if verify else min(len(checksums), MOST_BYTES // CHUNK)
+    with open(file, "rb") as stream:
+        for i in range(few):
+            at = i * len(checksums) // few
+            stream.seek(at * CHUNK)
+            if zlib.crc32(stream.read(CHUNK)) != checksums[at]:
+                return False
+    return True
+
+
+def _remove(stem: Path) -> None:
+    for ending in (".json", ".u8", ".digests", ".lock"):  # the header first: then there is no entry
+        stem.with_suffix(ending).unlink(missing_ok=True)
+
+
 def _build(stem: Path, form: Form, build: Build) -> None:
-    partial = stem.with_suffix(".partial")
+    unfinished = stem.with_suffix(".partial")
     try:
-        partial.write_bytes(b"")  # one of a build that was killed may be there
-        bad, digests = build(partial)
-        partial.replace(stem.with_suffix(".u8"))
-        partial.write_bytes(np.array(digests, np.int64).tobytes())
-        partial.replace(stem.with_suffix(".digests"))
+        unfinished.write_bytes(b"")  # one of a build that was killed may be there
+        bad, digests = build(unfinished)
+        checksums = _checksums(unfinished)
+        unfinished.replace(stem.with_suffix(".u8"))
+        unfinished.write_bytes(np.array(digests, np.int64).tobytes())
+        unfinished.replace(stem.with_suffix(".digests"))
         shape = [len(digests), form.channels, form.height, form.width]
-        partial.write_text(json.dumps({"shape": shape, "bad": bad}))
-        partial.replace(stem.with_suffix(".json"))
+        unfinished.write_text(json.dumps({"shape": shape, "bad": bad, "checksums": checksums}))
+        unfinished.replace(stem.with_suffix(".json"))
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)

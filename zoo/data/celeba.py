@@ -34,6 +34,7 @@ def celeba(
     attributes: list[str] | None = None,
     on_bad_image: OnBadImage = "skip",
     cache: bool = True,
+    verify: bool = False,
 ) -> Source:
     """CelebA from `celeba/img_align_celeba` or `img_align_celeba` in the root, or from the root itself.
 
@@ -41,7 +42,7 @@ def celeba(
     and 148 are usual in the literature), resized (64 by default). With `list_eval_partition.txt` beside the
     photographs' folder or in it, the splits are the official ones; with `list_attr_celeba.txt` the labels are all 40
     attributes, or the `attributes` asked for. Kaggle's copy, with tables that end in .csv and the photographs a folder
-    deeper, is read as it is. `fit`, `cache` and `on_bad_image` are those of `image_folder`.
+    deeper, is read as it is. `fit`, `cache`, `verify` and `on_bad_image` are those of `image_folder`.
     """
     folder = find_photographs(root)
     found = list_images(folder, recursive=False)
@@ -50,7 +51,7 @@ def celeba(
     names = [name for chosen in parts.values() for name in chosen]
     labels, attribute_names = _attributes(folder, names, attributes)
     form = Form(*sides(size or DEFAULT_SIZE), 3, crop, fit)
-    splits = split_images(load_images(folder, names, form, on_bad_image, cache), parts, labels)
+    splits = split_images(load_images(folder, names, form, on_bad_image, cache, verify), parts, labels)
     if "train" not in splits:
         raise UserError(f"none of the images in {folder.absolute()} is for training according to its {PARTITION}.txt")
     official = (splits["train"], splits.get("test"), splits.get("val"))

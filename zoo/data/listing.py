@@ -50,15 +50,17 @@ def list_images(folder: Path, recursive: bool) -> Found:
                 continue
             seen.add((here.st_dev, here.st_ino))
             folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
+            # No Path for each of many thousand files: it takes longer than the disk.
+            above = os.path.relpath(at, folder).replace(os.sep, "/")
             for name in sorted(files):
-                path = Path(at, name).relative_to(folder).as_posix()
                 if name.startswith("."):
                     continue
+                path = name if above == "." else f"{above}/{name}"
                 if not name.lower().endswith(ENDINGS):
                     found.others.append(path)
                     continue
                 try:
-                    file = os.stat(os.path.join(at, name))
+                    file = os.stat(f"{at}{os.sep}{name}")
                 except FileNotFoundError:
                     found.dangling.append(path)
                     continue

@@ -64,6 +64,8 @@ def config_hash(
     for key in NO_PART_OF_IDENTITY:
         settings.pop(key, None)
     settings["data"] |= {"root": None, "title": None, "digest": data_digest}
+    for key in ("cache", "verify"):
+        settings["data"].pop(key, None)
     settings["init_from"] = started_from or None  # weights are what they hold, wherever they lie
     changes = [[life["step"], life["changed"]] for life in history if life["changed"]]
     if changes:
