@@ -953,7 +953,7 @@ MUTATIONS = (
     ),
     plant(
         "engine/checkpoint.py",
-        "if self.path(old).name != best_name:",
+        "if old != best_step:",
         "if old:",
         "test_checkpoint::test_keeps_the_newest_and_the_best",
     ),
