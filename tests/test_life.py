@@ -697,3 +697,47 @@ def test_a_folder_that_grew_is_told_and_no_test_image_was_trained_on(
     results = read_results(out)
     assert "data" in results["history"][1]["changed"] and sum(map(len, membership.values())) == 70
     assert cli("evaluate", out)[0] == 0, "this is what the run has seen, now"
+
+
+HANDED = """
+from pathlib import Path
+Path({mark!r}).touch()
+from zoo import GaussianVAE, register
+
+@register("handed_over")
+class HandedOver(GaussianVAE):
+    pass
+"""
+
+
+def test_a_handed_run_runs_no_code_and_is_resumed_where_it_lies(tmp_path: Path) -> None:
+    maker, mine, mark = tmp_path / "maker", tmp_path / "mine", tmp_path / "ran"
+    maker.mkdir()
+    plugin = maker / "evil.py"
+    plugin.write_text(HANDED.format(mark=str(mark)))
+    out = maker / "run"
+    config = write(tmp_path, out, "handed_over", plugins=[str(plugin)])
+    assert in_a_process("--config", config).returncode == 0 and mark.exists()
+    victim = tmp_path / "victim"
+    handed = Path(shutil.copytree(out, mine / "handed"))
+    text = yaml.safe_load((handed / "config.yaml").read_text())
+    (handed / "evil.py").write_text(plugin.read_text())
+    (handed / "config.yaml").write_text(yaml.safe_dump(text | {"out": str(victim), "plugins": ["evil.py"]}))
+    mark.unlink()
+
+    commands = (
+        ("--config", handed / "config.yaml", "--resume"),
+        ("--config", handed / "config.yaml", "--dry-run"),
+        ("evaluate", handed),
+        ("sample", handed, "--n", "2"),
+        ("leaderboard", mine, "--out", tmp_path / "board"),
+        ("reference", handed),
+    )
+    for command in commands:
+        done = in_a_process(*command)
+        assert not mark.exists() and "Traceback" not in done.stderr, command
+        if command[0] in ("--config", "evaluate", "sample"):
+            assert done.returncode == 2 and "evil.py" in done.stderr and "--trust-plugins" in done.stderr, command
+    done = in_a_process("--config", handed / "config.yaml", "--resume", "--trust-plugins", "steps=4")
+    assert done.returncode == 0, done.stderr
+    assert mark.exists() and not victim.exists() and read_results(handed)["steps"] == 4

@@ -14,8 +14,13 @@ import textwrap
 from dataclasses import replace
 from pathlib import Path
 from traceback import extract_tb
+from typing import TYPE_CHECKING
 
 from zoo.errors import DiskFull, Diverged, Undelivered, UserError, crash
+from zoo.files import CONFIG_FILE, HISTORY_FILE, MODEL_FILE, PLUGINS_FOLDER
+
+if TYPE_CHECKING:
+    from zoo.config import Config
 
 COMMANDS = (
     *("train", "evaluate", "sample", "data", "list", "describe", "check", "suite", "leaderboard", "reference"),
@@ -52,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train a variant, then evaluate it (the default command)")
     train.add_argument("--config", required=True, type=Path, help="YAML file, such as configs/mlp_mnist.yaml")
-    train.add_argument("--plugin", action="append", default=[], help="file or module with variants of your own")
+    _add_plugins(train)
     train.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
     train.add_argument("--overwrite", action="store_true", help="remove the run that lies in the folder")
     train.add_argument("--accept-data", action="store_true", help="go on though the data has changed since")
@@ -112,7 +117,7 @@ def parser() -> argparse.ArgumentParser:
 
 def _add_plugins(of_a_run: argparse.ArgumentParser) -> None:
     trust = "run the code of the plugins' copies in the run's folder"
-    of_a_run.add_argument("--plugin", action="append", default=[], help="file or module that the run's variant is in")
+    of_a_run.add_argument("--plugin", action="append", default=[], help="file or module with variants of your own")
     of_a_run.add_argument("--trust-plugins", action="store_true", help=trust)
 
 
@@ -155,6 +160,7 @@ def run_train(arguments: argparse.Namespace) -> int:
     from zoo.config import load_config
 
     config = load_config(arguments.config, arguments.overrides)
+    untrusted = _of_a_run(config, arguments)
     # The run must be found again from any folder; paths in a config file are absolute already. A file takes the place
     # of one of the same name, which may have moved.
     given = {Path(plugin).name for plugin in arguments.plugin if plugin.endswith(".py")}
@@ -162,14 +168,39 @@ def run_train(arguments: argparse.Namespace) -> int:
     config.plugins = [str(Path(p).resolve()) if p.endswith(".py") else p for p in named]
     if config.data.root is not None:
         config.data.root = config.data.root.expanduser().resolve()
+    from zoo.engine.checkpoint import telling_of_plugins
     from zoo.engine.launch import take_up_launch
     from zoo.runs import train
 
     take_up_launch(config)
-    stopped_by = train(
-        config, arguments.resume, arguments.dry_run, arguments.overwrite, accept_data=arguments.accept_data
-    )
+    with telling_of_plugins(untrusted):
+        stopped_by = train(
+            config, arguments.resume, arguments.dry_run, arguments.overwrite, accept_data=arguments.accept_data
+        )
     return 128 + stopped_by if stopped_by else 0
+
+
+def _of_a_run(config: Config, arguments: argparse.Namespace) -> dict[str, str]:
+    """Keep to what the config of a run's own folder may say, which somebody may have handed over.
+
+    The run is where its config lies, wherever that says it was made; of its plugins, only the copies are loaded, and
+    these only if the user says so.
+
+    Returns:
+        The names of the plugins that are not loaded.
+    """
+    folder = arguments.config.parent
+    if arguments.config.name != CONFIG_FILE or not any((folder / name).exists() for name in (HISTORY_FILE, MODEL_FILE)):
+        return {}
+    if not any(word.startswith("out=") for word in arguments.overrides):
+        config.out = folder
+    named = [Path(plugin).name if plugin.endswith(".py") else plugin for plugin in config.plugins]
+    if arguments.trust_plugins:
+        config.plugins = [str(folder / PLUGINS_FOLDER / name) if name.endswith(".py") else name for name in named]
+        return {}
+    config.plugins = []
+    given = {Path(plugin).name for plugin in arguments.plugin}
+    return {name: "" for name in named if name not in given}
 
 
 def run_evaluate(arguments: argparse.Namespace) -> int:

@@ -312,7 +312,10 @@ class Checkpoints:
             partial.symlink_to(target.name)
         except OSError:
             partial.write_text(target.name)
-        os.replace(partial, self.folder / name)
+        pointer = self.folder / name
+        if pointer.is_dir() and not pointer.is_symlink():  # a copy that followed links made a folder of it
+            shutil.rmtree(pointer)
+        os.replace(partial, pointer)
 
 
 def _sync(folder: Path) -> None:
