@@ -266,14 +266,18 @@ class Checkpoints:
             shutil.rmtree(final)
         os.rename(partial, final)
         sync_folder(self.folder)
-        self._link("latest", final)
-        # Links are for people: a kill may have left one that leads to an older checkpoint.
-        best_step = self.best()
-        if best_step is not None:
-            self._link("best", self.path(best_step))
+        best_step = self.point(final)
         for old in self.steps()[: -self.keep]:
             if old != best_step:
                 shutil.rmtree(self.path(old))
+
+    def point(self, latest: Path) -> int | None:
+        """Point `latest` and `best` to where they belong; a kill may have come before. Return the best one's step."""
+        self._link("latest", latest)
+        best_step = self.best()
+        if best_step is not None:
+            self._link("best", self.path(best_step))
+        return best_step
 
     def save_meanwhile(self, *arguments: Any) -> None:
         """Have `save` done by the writing thread, after the one before."""

@@ -292,6 +292,8 @@ class Trainer:
                 raise UserError(f"every checkpoint in {self.checkpoints.folder} is damaged: nothing to resume from")
             return False
         path, progress = found
+        if self.accelerator.is_main_process:
+            self.checkpoints.point(path)
         now = self.model.state_dict()
         weights = load_file(path / MODEL_FILE)
         self.model.load_state_dict({name: share_out(tensor, now[name]) for name, tensor in weights.items()})
