@@ -24,7 +24,7 @@ from typing import Any
 from urllib.parse import quote
 
 from zoo.errors import UserError
-from zoo.files import CONFIG_FILE, RESULTS_FILE
+from zoo.files import CONFIG_FILE, RESULTS_FILE, read_text
 from zoo.reports.reference import (
     Comparison,
     Metric,
@@ -148,7 +148,7 @@ class Row:
     @property
     def config_text(self) -> str:
         """The first seed's resolved config, as it stands in its folder."""
-        return (self.runs[0].folder / CONFIG_FILE).read_text()
+        return read_text(self.runs[0].folder / CONFIG_FILE)
 
     @property
     def facts(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, PositiveFloat, model_validator
 
 from zoo.config import check, flatten, parse_yaml
 from zoo.errors import UserError
-from zoo.files import CONFIG_FILE, METRICS_FILE, RESULTS_FILE
+from zoo.files import CONFIG_FILE, METRICS_FILE, RESULTS_FILE, read_text
 
 REFERENCE_FILE = Path(__file__).with_name("reference.yaml")
 
@@ -81,13 +81,13 @@ def read_run(folder: Path) -> Run:
     if not path.is_file():
         raise UserError(f"{folder} is no finished run: there is no {RESULTS_FILE} in it")
     try:
-        values = json.loads(path.read_text())
-    except ValueError:
+        values = json.loads(read_text(path))
+    except json.JSONDecodeError:
         raise UserError(f"{path} is cut off or not JSON: score the run again with `run.py evaluate {folder}`") from None
     results = check(Results, values, str(path))
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{folder} is no complete run: there is no {CONFIG_FILE} in it")
-    config = parse_yaml((folder / CONFIG_FILE).read_text(), str(folder / CONFIG_FILE))
+    config = parse_yaml(read_text(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
     if not isinstance(config, dict) or "name" not in (config.get("model") or {}):
         raise UserError(f"{folder / CONFIG_FILE} is cut off: it names no model")
     return Run(folder, results, flatten(config | {"model": _with_defaults(config["model"])}))
@@ -169,7 +169,7 @@ def load_references(path: Path = REFERENCE_FILE) -> list[Reference]:
         UserError: if the file doesn't fit its own format.
     """
     references = []
-    for number, values in enumerate(parse_yaml(path.read_text(), str(path)), 1):
+    for number, values in enumerate(parse_yaml(read_text(path), str(path)), 1):
         table: Table = check(Table, values, f"{path.name}, table {number}")
         for variant, value in table.values.items():
             references.append(Reference(variant, tuple(value) if isinstance(value, list) else (value,), table))
@@ -202,7 +202,7 @@ def measured(reference: Reference, run: Run) -> tuple[float, ...] | None:
         score = run.results.metrics[metric]
         return (score.value,) if wanted == 1 and score.unit == reference.table.unit else None
     path = run.folder / METRICS_FILE
-    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    rows = [json.loads(line) for line in read_text(path).splitlines()] if path.is_file() else []
     values = [row[metric] for row in rows if metric in row]
     return tuple(values[:wanted]) if len(values) >= wanted else None
 
