@@ -19,6 +19,7 @@ from zoo.engine.train import Trainer
 from zoo.errors import UserError
 from zoo.evaluation import complain, measure
 from zoo.files import MODEL_FILE
+from zoo.memory import telling
 from zoo.metrics.benchmark import asked_for
 
 CHANGED_DATA = (
@@ -27,6 +28,7 @@ CHANGED_DATA = (
 )
 
 
+@telling("the run", "choose a smaller batch_size, eval_batch_size or data.size, or fewer samples in the loss")
 def train(
     config: Config, resume: bool = False, dry_run: bool = False, overwrite: bool = False, accept_data: bool = False
 ) -> int:

@@ -24,6 +24,7 @@ from torch import Tensor
 from zoo.data.decode import Form
 from zoo.data.workers import decode_files
 from zoo.errors import UserError
+from zoo.memory import require
 
 VERSION = 2  # to be raised when the same files come to give other pixels
 
@@ -78,6 +79,7 @@ def kept(key: str, count: int, form: Form, build: Build) -> Decoded:
     Raises:
         UserError: if the cache can't be written, or as `build` does.
     """
+    require(form.bytes, f"an image of {form.height} x {form.width} pixels", "choose a smaller data.size")
     stem = cache_folder() / key
     entry = _read(stem)
     if entry is None:
