@@ -8,6 +8,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
+from zoo import interruption
 from zoo.config import Config
 from zoo.data import batches
 from zoo.engine import folder
@@ -72,6 +73,7 @@ def train(
         folder.begin(config, run.out, membership)
         print(run.summary(), flush=True)
     accelerator.wait_for_everyone()
+    interruption.begun = True
     trainer = Trainer(run)
     resumed = resume and trainer.resume()
     if trainer.step > run.total_steps:
