@@ -2,7 +2,10 @@
 
 import sys
 
-from zoo.commands import main
+from zoo.interruption import Interruption
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with Interruption():
+        from zoo.commands import main
+
+        sys.exit(main())

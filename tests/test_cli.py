@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,8 +14,12 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
+from tests.fuzz_configs import held_short
 from tests.runs import PLUGINS, ROOT, make_config, run, settings
+from zoo import memory
 from zoo.base import VARIANTS
 
 SOME = ("beta", "celeba", "conditional", "conv", "mlp", "mnist", "vanilla")
@@ -221,3 +228,191 @@ def test_a_process_exits_without_a_traceback(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: model 'mlp': latent_dim is 0: input should be greater than 0\n"
+
+
+# ---- places and sizes that there are not
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Path:
+    """A config in a folder of its own, which is where one is."""
+    path = tmp_path / "c.yaml"
+    values = settings(Path("r"), steps=3)
+    del values["out"]
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("out=c.yaml", "out is c.yaml, which is a file: name a folder"),
+        ("out=c.yaml/x", "out is c.yaml/x, where no run can be written: Not a directory"),
+        ("out=/proc/x", "out is /proc/x, where no run can be written"),
+        ("out=''", "out is '': it names no place"),
+        (f"out={'x' * 300}", "each name in it 255"),
+        (f"out={'x/' * 1000}", "a path leads through at most 100 folders"),
+        ("plugins=['.']", "plugin '.': no such module"),
+        ("plugins=['']", "plugin '': no such module"),
+        (f"plugins=['{'x' * 5000}.py']", "there is no file"),
+        ("model.out_activation=[]", "out_activation is []: input should be 'sigmoid', 'tanh' or 'none'"),
+        ("model.out_activation={a: []}", "input should be 'sigmoid', 'tanh' or 'none'"),
+        ("threads=100000", "threads is 100000"),
+        ("seed=18446744073709551616", "seed is 18446744073709551616"),
+        ("optimizer={1: 2}", "the key 1 is no word: put it in quotes"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_one_sentence_and_leaves_nothing(
+    cli: Callable[..., tuple[int, str, str]], tiny: Path, monkeypatch: pytest.MonkeyPatch, setting: str, words: str
+) -> None:
+    monkeypatch.chdir(tiny.parent)
+    code, _, error = cli("--config", "c.yaml", setting)
+    assert code == 2 and words in error and error.count("\n") == 1
+    assert os.listdir(tiny.parent) == ["c.yaml"]
+
+
+def test_a_read_only_place_is_told(cli: Callable[..., tuple[int, str, str]], tiny: Path, tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("to root nothing is read-only")
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    code, _, error = cli("--config", tiny, f"out={locked / 'r'}")
+    assert code == 2 and "Permission denied" in error
+
+
+@pytest.mark.parametrize(
+    ("model", "setting"),
+    [
+        ("mlp", "data.size=1000000000"),
+        ("mlp", "data.size=[1,1000000000]"),
+        ("mlp", "data={name: shapes, size: 1000000000}"),
+        ("mlp", "batch_size=1000000000"),
+        ("mlp", "model.hidden_dims=[1000000000]"),
+        ("mlp", "model.hidden_dims=[9223372036854775807,9223372036854775807]"),
+        ("mlp", "model.latent_dim=1000000000"),
+        ("vanilla, net: mnist", "model.base_channels=1000000000"),
+        ("vamp, net: mlp", "model.pseudo_inputs=1000000000"),
+        ("vq, net: mlp", "model.codes=1000000000"),
+        ("vq, net: mlp", "model.positions=9223372036854775807"),
+    ],
+)
+def test_what_memory_has_no_room_for_is_refused_before_it_is_taken(
+    cli: Callable[..., tuple[int, str, str]], tiny: Path, monkeypatch: pytest.MonkeyPatch, model: str, setting: str
+) -> None:
+    monkeypatch.setattr(memory, "available", lambda: 10**9)
+    if model != "mlp":
+        values = yaml.safe_load(tiny.read_text()) | {"model": yaml.safe_load(f"{{name: {model}}}")}
+        tiny.write_text(yaml.safe_dump(values))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    code, _, error = cli("--config", tiny, "--dry-run", setting)
+    assert code == 2 and error.count("\n") == 1, error
+    assert " would take " in error and " of memory, and there are 1.0 GB: choose " in error
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10**6  # kilobytes
+
+
+def test_memory_that_the_system_refuses_is_told(
+    cli: Callable[..., tuple[int, str, str]], tiny: Path, tmp_path: Path
+) -> None:
+    """What a loss makes on its way is not reckoned beforehand: here a covariance of 14 GB."""
+    with held_short(tmp_path):
+        code, _, error = cli("--config", tiny, "--dry-run", "model={name: dip_i, net: mlp, latent_dim: 60000}")
+    assert code == 2 and error.count("\n") == 1
+    assert "error: the run takes more memory than there is: choose a smaller batch_size" in error
+
+
+def test_a_dry_run_that_diverges_exits_with_one(
+    cli: Callable[..., tuple[int, str, str]], tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny.parent)
+    for rate in ("1e30", "1e38"):
+        code, out, error = cli("--config", "c.yaml", "--dry-run", f"lr={rate}")
+        assert code == 1 and "by step 2" in error and "mean loss" not in out
+    code, out, _ = cli("--config", "c.yaml", "--dry-run")
+    assert code == 0 and "mean loss" in out
+    assert os.listdir(tiny.parent) == ["c.yaml"]  # and no runs/
+
+
+def test_a_dry_run_of_a_player_whose_turn_comes_later(cli: Callable[..., tuple[int, str, str]], tiny: Path) -> None:
+    model = "model={name: vae_gan, net: mlp, n_critic: 5}"
+    code, out, _ = cli("--config", tiny, "--dry-run", model)
+    assert code == 0 and "two steps taken, the model's own turn comes later" in out
+
+
+@pytest.mark.parametrize("kind", ["new folders", "a folder", "below a file", "no text", "too long"])
+@pytest.mark.parametrize("command", ["sample", "data", "leaderboard"])
+def test_out_may_be_anything(
+    cli: Callable[..., tuple[int, str, str]], finished: Path, tiny: Path, tmp_path: Path, command: str, kind: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    names = {"a folder": "folder", "below a file": "c.yaml/x.png", "no text": "\udcff.png", "too long": "x" * 300}
+    out = tmp_path / names.get(kind, "no/such/x.png")
+    code, _, error = cli(
+        command, {"sample": finished, "data": tiny, "leaderboard": finished.parent}[command], "--out", out
+    )
+    right = kind in ("new folders", "no text") or (kind == "a folder" and command == "leaderboard")
+    assert code == (0 if right else 2), error
+    assert out.exists() if right else "can't be written" in error or "can be written" in error or "is a file" in error
+
+
+@pytest.mark.parametrize("option", [["--seed", "-1"], ["--seed", str(2**64)], ["--n", "0"], ["--n", str(10**12)]])
+def test_a_draw_that_makes_no_sense(
+    cli: Callable[..., tuple[int, str, str]], finished: Path, tmp_path: Path, option: list[str]
+) -> None:
+    code, _, error = cli("sample", finished, "--out", tmp_path / "s.png", *option)
+    assert code == 2 and error.count("\n") == 1 and not (tmp_path / "s.png").exists()
+
+
+@pytest.mark.parametrize(
+    "plugin", ["/nope.py", "/nope", ".", "..", "", "a.b", "sys", "math", "\0", "bad.py", "nul.py", "syn.py"]
+)
+@pytest.mark.parametrize("command", [["list", "--plugin"], ["check"]], ids=" ".join)
+def test_a_plugin_that_is_none_is_one_sentence(
+    cli: Callable[..., tuple[int, str, str]], tmp_path: Path, command: list[str], plugin: str
+) -> None:
+    for name, content in (("bad", b"\xff\xfe"), ("nul", b"a\0b"), ("syn", b"def (")):
+        (tmp_path / f"{name}.py").write_bytes(content)
+    code, _, error = cli(*command, tmp_path / plugin if (tmp_path / plugin).is_file() and plugin else plugin)
+    assert code == 2 and error.startswith("error: ") and error.count("\n") == 1
+
+
+def test_a_package_that_fails_is_told_by_list(
+    cli: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "failing_package").mkdir()
+    (tmp_path / "failing_package" / "__init__.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    code, _, error = cli("list", "--plugin", "failing_package.mine")
+    assert code == 2 and "raised ZeroDivisionError: division by zero" in error
+
+
+@pytest.mark.parametrize("command", ["evaluate", "sample"])
+def test_weights_that_are_not_finite_are_told(
+    cli: Callable[..., tuple[int, str, str]], finished: Path, tmp_path: Path, command: str
+) -> None:
+    run_folder = tmp_path / "run"
+    shutil.copytree(finished, run_folder)
+    path = run_folder / "model.safetensors"
+    weights = load_file(path)
+    weights["to_mu.bias"][0] = float("nan")
+    with safe_open(path, "pt") as file:
+        recipe = file.metadata()
+    save_file(weights, path, recipe)
+    code, _, error = cli(command, run_folder)
+    assert code == 2 and "are not all finite (to_mu.bias is not): the run diverged, or it is damaged" in error
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["data.size=9"], "this is other data than the run's 'digits': give it a name of its own"),
+        (["data.size=9", "data.title=x"], "are 1 x 9 x 9, and the model takes 1 x 8 x 8: set data.size"),
+        (["data.size=1000000000", "data.title=x"], "would take"),
+        (["threads=100000"], "threads is 100000"),
+        (["benchmark.metrics=[nll]", "benchmark.options.nll.k=1000000000"], "k is 1000000000: input should be less"),
+    ],
+)
+def test_an_evaluation_that_makes_no_sense(
+    cli: Callable[..., tuple[int, str, str]], finished: Path, settings: list[str], words: str
+) -> None:
+    code, _, error = cli("evaluate", finished, *settings)
+    assert code == 2 and words in error and error.count("\n") == 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ import yaml
 
 from zoo.config import Config, apply_overrides, load_config, parse_yaml, read_yaml
 from zoo.errors import UserError
+from zoo.reports.reference import load_references, read_run
+from zoo.reports.suite import load_suite
 
 MINIMAL = "model: {name: mlp}\ndata: {name: digits}\nsteps: 5\n"
 
@@ -274,3 +279,113 @@ def test_defaults_are_not_shared_between_configs(tmp_path: Path) -> None:
     first.plugins.append("x")
     first.optimizer.eps = 1.0
     assert second.plugins == [] and second.optimizer.eps == 1e-8 and load(tmp_path).optimizer.eps == 1e-8
+
+
+# ---- texts that say little and mean much
+
+
+def bomb(first: str, many: str) -> str:
+    """Seven aliases, each of which stands for nine of the one before."""
+    parts = [many.format(",".join([f"*{alias}"] * 9)) for alias in "abcdefg"]
+    return f"[&a {first}" + "".join(f",&{alias} {part}" for alias, part in zip("bcdefgh", parts, strict=True)) + "]"
+
+
+MUCH = {
+    "aliases of aliases": (bomb("[x]", "[{}]"), "stands for more than 100,000 values"),
+    "aliases as keys": (bomb("{x: 1}", "{{<<: [{}]}}"), "stands for more than 100,000 values"),
+    "an alias within itself": ("&a [*a]", "an alias stands within what it stands for"),
+    "a thousand levels": ("[" * 1000 + "]" * 1000, "nested more than 100 deep"),
+    "a thousand levels of keys": ("{a: " * 1000 + "1" + "}" * 1000, "nested more than 100 deep"),
+    "a level for each alias": (
+        "[&a0 [x]" + "".join(f",&a{n + 1} [*a{n}]" for n in range(200)) + "]",
+        "aliases are nested more than 100 deep",
+    ),
+    "4,301 digits": ("1" * 4301, "a number of 4,301 digits, and 100 are read"),
+    "4,301 hexadecimal digits": ("0x" + "f" * 4301, "digits, and 100 are read"),
+    "4,301 digits of a float": ("1." + "1" * 4300, "digits, and 100 are read"),
+    "a long text": ("x" * 1_000_001, "characters, and no config is longer than 1,000,000"),
+    "no number after all": ("0x_", "is not valid YAML: invalid literal"),
+    "a zero byte": ('"\\0"', "it has a zero byte, or what UTF-8 has not"),
+    "half a character": ('"\\ud800"', "it has a zero byte, or what UTF-8 has not"),
+    **{
+        f"the tag of {text!r}": (text, "and tags are not read")
+        for text in ("!!int x", "!!float ''", "!!bool x", "!!timestamp x", "!!binary x", "!mine x", "!!set {a}")
+    },
+}
+
+
+@pytest.mark.parametrize(("text", "words"), MUCH.values(), ids=MUCH)
+def test_a_text_that_means_too_much_is_refused_at_once(text: str, words: str, tmp_path: Path) -> None:
+    started = time.process_time()
+    assert words in complaint(tmp_path, f"title={text}")
+    assert words in complaint(tmp_path, text=f"{MINIMAL}title: {text}\n")
+    for command in (load_suite, load_references, read_run):
+        folder = tmp_path / "run"
+        folder.mkdir(exist_ok=True)
+        results = {"variant": "mlp", "dataset": "d", "image": [1, 8, 8], "seed": 0, "config_hash": "", "metrics": {}}
+        (folder / "results.json").write_text(json.dumps(results))
+        (folder / "config.yaml").write_text(text)
+        with pytest.raises(UserError, match=re.escape(words)):
+            command(folder if command is read_run else folder / "config.yaml")
+    assert time.process_time() - started < 10
+
+
+def test_an_alias_is_read(tmp_path: Path) -> None:
+    text = MINIMAL + "lr: &rate 1e-4\noptimizer: {eps: *rate}\n"
+    assert load(tmp_path, text=text).optimizer.eps == 1e-4
+
+
+def test_a_date_is_a_word(tmp_path: Path) -> None:
+    assert load(tmp_path, "title=2001-02-03").title == "2001-02-03"
+    assert parse_yaml("2001-13-41", "") == "2001-13-41"
+
+
+# ---- bytes that are no text
+
+
+@pytest.mark.parametrize("kind", ["latin-1", "utf-16", "binary"])
+def test_a_file_that_is_no_utf8_is_named(kind: str, tmp_path: Path) -> None:
+    text = MINIMAL + "title: schön\n"
+    content = b"\x80\x04\x95\xff" if kind == "binary" else text.encode(kind)
+    path = tmp_path / "c.yaml"
+    path.write_bytes(content)
+    write(tmp_path, child="base: c.yaml")
+    for read in (load_config, load_suite, load_references, lambda _: load_config(tmp_path / "child.yaml")):
+        with pytest.raises(UserError, match=r"c.yaml is no text in UTF-8$"):
+            read(path)
+
+
+# ---- values that nothing can have
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("seed=18446744073709551616", "seed is 18446744073709551616: it must be within ±9223372036854775807"),
+        ("data.split_seed=9223372036854775808", "to fit into 64 bits"),
+        ("model.latent_dim=-9223372036854775809", "model.latent_dim is -9223372036854775809: it must be within"),
+        ("model.hidden_dims=[1,1e39]", "model.hidden_dims is 1e+39: it must be within ±3.4e+38"),
+        ("lr=1e308", "lr is 1e+308: it must be within ±3.4e+38"),
+        ("threads=100000", "threads is 100000: input should be less than or equal to 1024"),
+        ("threads=0", "threads is 0: input should be greater than 0"),
+        ("out=''", "out is '': it names no place"),
+        ("out=~nobody-of-this-name/x", "there is no home of '~nobody-of-this-name'"),
+        (f"out={'x' * 256}", "a path has at most 4,000 bytes, and each name in it 255"),
+        (f"data.root={'x/' * 2500}", "a path has at most 4,000 bytes"),
+        (f"title=[{'x' * 5000}]", "x…: input should be a valid string"),
+        (f"base={'x' * 5000}", "unknown key 'base'"),
+    ],
+)
+def test_a_value_that_nothing_can_have_is_named(setting: str, words: str, tmp_path: Path) -> None:
+    said = complaint(tmp_path, setting)
+    assert words in said and len(said) < 1000
+
+
+def test_a_base_whose_name_is_too_long_is_not_there(tmp_path: Path) -> None:
+    assert "there is no config file" in complaint(tmp_path, text=f"base: {'x' * 5000}")
+
+
+def test_a_place_at_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    config = load(tmp_path, "out=~/x", "data.root='~'", "init_from=~/y")
+    assert (config.out, config.data.root, config.init_from) == (tmp_path / "x", tmp_path, tmp_path / "y")

@@ -2,6 +2,9 @@
 
 import sys
 
-from zoo.commands import main
+from zoo.interruption import Interruption
 
-sys.exit(main())
+with Interruption():
+    from zoo.commands import main
+
+    sys.exit(main())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import io
 import os
 import re
 import sys
@@ -124,6 +125,8 @@ def _add_plugins(of_a_run: argparse.ArgumentParser) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 2 for a mistake, 1 for a lost run or metric, each in one sentence."""
     argv = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need be no text
     # `run.py --config …` trains: the command may be left out.
     if argv and argv[0] not in COMMANDS and argv[0] not in ("-h", "--help"):
         argv = ["train", *argv]
@@ -219,14 +222,20 @@ def run_sample(arguments: argparse.Namespace) -> int:
     import torch
 
     from zoo.engine.checkpoint import load
+    from zoo.files import writing
+    from zoo.memory import require
     from zoo.pictures import of_models as pictures
 
     if arguments.n < 1:
         raise UserError(f"--n is {arguments.n}: draw at least one image")
+    if not 0 <= arguments.seed < 2**63:
+        raise UserError(f"--seed is {arguments.seed}: it must be 0 or more, and below 2^63")
     model = load(arguments.run, plugins=arguments.plugin, trust_plugins=arguments.trust_plugins)
     y = None
     classes = model.image.classes if model.needs_labels else 0
     label = None if arguments.label is None else _class_number(arguments.label, classes, arguments.run)
+    needed = 2 * 4 * arguments.n * model.image.pixels  # as they are made, and as they are drawn
+    require(needed, f"{arguments.n:,} images", "choose a smaller --n")
     if classes:
         y = torch.arange(arguments.n) % classes if label is None else torch.full((arguments.n,), label)
     elif model.needs_labels:
@@ -236,7 +245,8 @@ def run_sample(arguments: argparse.Namespace) -> int:
     with torch.no_grad():
         images = model.sample(arguments.n, y, torch.Generator().manual_seed(arguments.seed))
     columns = classes if classes and label is None else min(8, arguments.n)
-    pictures.save_grid(pictures.to_unit(images, model.image.range), arguments.out, columns)
+    with writing(arguments.out):
+        pictures.save_grid(pictures.to_unit(images, model.image.range), arguments.out, columns)
     print(f"{arguments.n} images in {arguments.out}")
     return 0
 
@@ -268,10 +278,7 @@ def run_list(arguments: argparse.Namespace) -> int:
     """Print every variant: its name and one line. Reads the files without importing them, and so without torch."""
     rows = [row for file in sorted(VARIANTS_FOLDER.glob("*.py")) for row in registered_names(file)]
     for plugin in arguments.plugin:
-        try:
-            rows += registered_names(_plugin_file(plugin))
-        except SyntaxError as error:
-            raise crash(f"plugin {plugin!r}", error) from error
+        rows += registered_names(_plugin_file(plugin))
     width = max(len(name) for name, _ in rows)
     for name, about in sorted(rows):
         print(f"{name:<{width}}  {about}")
@@ -280,7 +287,13 @@ def run_list(arguments: argparse.Namespace) -> int:
 
 def registered_names(file: Path) -> list[tuple[str, str]]:
     """Return (name, line about it) for each `@register("name", …)` in a Python file."""
-    tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+    from zoo.files import read_text
+
+    text = read_text(file)
+    try:
+        tree = ast.parse(text, str(file))
+    except (SyntaxError, ValueError) as error:  # the second of a zero byte, before Python 3.12
+        raise crash(f"plugin {str(file)!r}", error) from error
     title = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ")
     rows = []
     for node in ast.walk(tree):
@@ -293,16 +306,21 @@ def registered_names(file: Path) -> list[tuple[str, str]]:
 
 
 def _plugin_file(plugin: str) -> Path:
-    from importlib.util import find_spec
+    from zoo.registry import find_module
 
     if plugin.endswith(".py"):
-        if not Path(plugin).is_file():
+        if not os.path.isfile(plugin):
             raise UserError(f"plugin {plugin!r}: there is no file {Path(plugin).absolute()}")
         return Path(plugin)
-    spec = find_spec(plugin)
-    if spec is None or spec.origin is None:
-        raise UserError(f"plugin {plugin!r}: no such module; a file's name would end in .py")
-    return Path(spec.origin)
+    try:
+        found = find_module(plugin)
+    except UserError:
+        raise
+    except Exception as error:  # the packages that it lies in are imported, and may raise anything
+        raise crash(f"plugin {plugin!r}", error) from error
+    if found.origin is None:
+        raise UserError(f"plugin {plugin!r} is a folder without code; a file's name would end in .py")
+    return Path(found.origin)
 
 
 def run_describe(arguments: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -25,7 +27,16 @@ from pydantic import (
 from zoo.errors import UserError
 from zoo.files import read_text
 from zoo.registry import did_you_mean
+from zoo.values import is_text, shown, unfit
 
+# Of what is read.
+MOST_CHARACTERS = 1_000_000
+MOST_VALUES = 100_000
+MOST_DIGITS = 100
+DEEPEST = 100
+
+LONGEST_PATH, LONGEST_NAME = 4000, 255  # bytes: a run writes files below its folder
+Threads = Annotated[int, Field(gt=0, le=1024)]  # with some ten thousand, the library of threads crashes
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 PixelRange = tuple[float, float]
 
@@ -41,6 +52,22 @@ def _check_size(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
     return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 
 
+def _find_place(path: Path) -> Path:
+    """Return a path with its `~` resolved, see that it may be one."""
+    if path == Path():
+        raise ValueError("it names no place: give a path, or leave it out")
+    try:
+        path = path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"there is no home of {path.parts[0]!r}") from None
+    if len(os.fsencode(path)) > LONGEST_PATH or any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):
+        raise ValueError(f"a path has at most {LONGEST_PATH:,} bytes, and each name in it {LONGEST_NAME}")
+    if len(path.parts) > DEEPEST:
+        raise ValueError(f"a path leads through at most {DEEPEST} folders")
+    return path
+
+
+Place = Annotated[Path, AfterValidator(_find_place)]
 PixelSize = Annotated[PositiveInt | tuple[PositiveInt, PositiveInt], WrapValidator(_check_size)]
 
 
@@ -67,7 +94,7 @@ class DataConfig(BaseModel):
     model_config = ConfigDict(extra="allow", validate_default=True)
 
     name: str
-    root: Path | None = None  # else the environment's DATA_ROOT, else data/
+    root: Place | None = None  # else the environment's DATA_ROOT, else data/
     title: str | None = None  # what the data is called in results; None: its folder's name if it is yours, else `name`
     size: PixelSize | None = None  # pixels: one number, or [height, width]; None: what the data set is known for
     limit: PositiveInt | None = None  # at most so many images of each official split, or in all where there is none
@@ -145,7 +172,7 @@ class BenchmarkConfig(_Strict):
     metrics: list[str] = []  # registered metrics: fid, kid, prdc, ssim, nll, …
     samplers: list[str] = ["prior"]  # where samples are drawn from: prior, gaussian, gmm10, second_stage
     n: PositiveInt = 10_000  # samples drawn, and reference images at most
-    inception_weights: Path | None = None  # the 2015 Inception's weight file, for fid, kid and is
+    inception_weights: Place | None = None  # the 2015 Inception's weight file, for fid, kid and is
     options: dict[str, dict[str, Any]] = {}  # metric name: its own options
 
 
@@ -156,9 +183,9 @@ class Config(_Strict):
     data: DataConfig
     plugins: list[str] = []  # files (counted from the config file) or modules with variants, data sets, nets
     seed: NonNegativeInt = 0
-    out: Path | None = None  # the run's folder; None: runs/<variant>_<dataset>_z<latent>_s<size>_<seed>, or …_2, …_3
+    out: Place | None = None  # the run's folder; None: runs/<variant>_<dataset>_z<latent>_s<size>_<seed>, or …_2, …_3
     title: str | None = None  # what the run is called on a leaderboard; None: its variant's name
-    init_from: Path | None = None  # a run, or a model.safetensors, whose weights it starts from, as far as they fit
+    init_from: Place | None = None  # a run, or a model.safetensors, whose weights it starts from, as far as they fit
     freeze: list[str] = []  # modules that are not trained, such as [encoder]
 
     epochs: PositiveFloat | None = None
@@ -179,7 +206,7 @@ class Config(_Strict):
     compile: bool = False  # torch.compile of the training step: minutes at the start, faster afterwards
     tune: bool = False  # time a few steps of each precision and layout at the start, and keep the fastest
     shard: bool = False  # each process keeps a share of the weights and Adam's moments: for models too large for one
-    threads: PositiveInt | None = None  # CPU threads per process; None: the machine's cores shared by its ranks
+    threads: Threads | None = None  # CPU threads per process; None: the machine's cores shared by its ranks
 
     log_every: PositiveInt = 50  # steps
     eval_every: PositiveInt | None = None  # steps between validations; None: at each epoch's end only
@@ -202,28 +229,89 @@ class Config(_Strict):
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes `1e-4` for a string and `no` for false; here, as in YAML 1.2, they are a number and a word."""
+    """YAML 1.1 takes `1e-4` for a string and `no` for false; here, as in YAML 1.2, they are a number and a word.
+
+    So is a date a word. A text that says little and means much is refused before anything is made of it: deep nesting,
+    aliases of aliases, numbers of a thousand digits; and a tag, by which a text says what it is to be taken for.
+    """
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()
+        if getattr(event, "tag", None) is not None:
+            raise _refusal(f"it has the tag {event.tag}, and tags are not read", event)
+        if self.depth > DEEPEST:
+            raise _refusal(f"it is nested more than {DEEPEST} deep", event)
+        self.depth += 1
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        if isinstance(node, yaml.ScalarNode) and node.tag in _NUMBER_TAGS and len(node.value) > MOST_DIGITS:
+            raise _refusal(f"it has a number of {len(node.value):,} digits, and {MOST_DIGITS} are read", event)
+        if isinstance(node, yaml.ScalarNode) and not is_text(node.value):
+            raise _refusal("it has a zero byte, or what UTF-8 has not", event)
+        return node
 
 
+def _refusal(why: str, at: Any) -> yaml.MarkedYAMLError:
+    """Say why a text is not read; `at`: the event or node where."""
+    return yaml.MarkedYAMLError(problem=why, problem_mark=at.start_mark)
+
+
+def _see_that_it_is_small(root: yaml.Node | None) -> None:
+    """Measure what a text stands for, each alias as often as it is used.
+
+    Raises:
+        yaml.YAMLError: if that is too much, too deep, or without end.
+    """
+    known: dict[int, tuple[int, int] | None] = {}  # of a node: values and depth; None while it is being measured
+
+    def measure(node: yaml.Node) -> tuple[int, int]:
+        if id(node) not in known:
+            known[id(node)] = None
+            parts: list[yaml.Node] = []
+            if isinstance(node, yaml.CollectionNode):
+                parts = [p for pair in node.value for p in pair] if isinstance(node, yaml.MappingNode) else node.value
+            sizes = [measure(part) for part in parts]
+            known[id(node)] = 1 + sum(size for size, _ in sizes), 1 + max((depth for _, depth in sizes), default=0)
+        measured = known[id(node)]
+        if measured is None:
+            raise _refusal("an alias stands within what it stands for", node)
+        if measured[0] > MOST_VALUES:
+            raise _refusal(f"it stands for more than {MOST_VALUES:,} values", node)
+        if measured[1] > DEEPEST + 1:
+            raise _refusal(f"its aliases are nested more than {DEEPEST} deep", node)
+        return measured
+
+    if root is not None:
+        measure(root)
+
+
+_NUMBER_TAGS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"),
     list("-+0123456789."),
 )
-for _first in "yYnNoO":  # of yes, no, on, off
-    _resolvers = _Loader.yaml_implicit_resolvers[_first]
-    _Loader.yaml_implicit_resolvers[_first] = [r for r in _resolvers if r[0] != "tag:yaml.org,2002:bool"]
+for _first, _tag in [*((letter, "bool") for letter in "yYnNoO"), *((digit, "timestamp") for digit in "0123456789")]:
+    _resolvers = _Loader.yaml_implicit_resolvers[_first]  # yes, no, on, off; 2001-02-03
+    _Loader.yaml_implicit_resolvers[_first] = [r for r in _resolvers if r[0] != f"tag:yaml.org,2002:{_tag}"]
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """Parse YAML; `where` names the source in the error.
 
     Raises:
-        UserError: if it isn't YAML.
+        UserError: if it isn't YAML, or too much of it.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise UserError(f"{where} has {len(text):,} characters, and no config is longer than {MOST_CHARACTERS:,}")
     try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        _see_that_it_is_small(root)
+        return None if root is None else loader.construct_document(root)
+    except (yaml.YAMLError, ValueError) as error:  # PyYAML lets Python say that `0x_` is no number
         raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
@@ -239,7 +327,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if path in above:
         raise UserError(f"{path} inherits from itself through base: {' -> '.join(p.name for p in (*above, path))}")
-    if not path.is_file():
+    if not os.path.isfile(path):  # no error if the name is longer than any may be
         raise UserError(f"there is no config file {path}" + (f" (named as base in {above[-1]})" if above else ""))
     own = parse_yaml(read_text(path), str(path)) or {}
     if not isinstance(own, dict):
@@ -315,6 +403,8 @@ def check(schema: type[BaseModel], values: dict[str, Any], where: str) -> Any:
     Raises:
         UserError: for the first value that doesn't fit.
     """
+    if fault := unfit(values):
+        raise UserError(f"{where}: {fault}")
     try:
         return schema.model_validate(values)
     except ValidationError as error:
@@ -336,4 +426,4 @@ def _sentence(schema: type[BaseModel], error: ValidationError) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if not key or message.startswith("unknown key"):
         return message
-    return f"{key} is {first['input']!r}: {message[0].lower()}{message[1:]}"
+    return f"{key} is {shown(first['input'])}: {message[0].lower()}{message[1:]}"

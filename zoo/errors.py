@@ -76,7 +76,7 @@ def crash(what: str, error: Exception, function: Callable[..., Any] | None = Non
     """
     where = ""
     if isinstance(error, SyntaxError):
-        where = f"{error.filename}:{error.lineno}"
+        where = f"{error.filename}:{error.lineno}" if error.filename else ""
     else:
         where = place(function) if function is not None else ""
         for frame, line in walk_tb(error.__traceback__):

@@ -17,6 +17,7 @@ from zoo.engine.checkpoint import load, recipe_of, telling_of_plugins
 from zoo.engine.setup import choose_device, choose_precision, make_accelerator, set_threads
 from zoo.errors import Undelivered, UserError
 from zoo.files import CONFIG_FILE, MODEL_FILE, read_results, refuse_links, write_results
+from zoo.memory import telling
 from zoo.metrics.benchmark import EVERY_RUN, asked_for, benchmark
 from zoo.metrics.core import Subject
 from zoo.pictures.of_runs import write_pictures
@@ -30,6 +31,7 @@ CHANGED_DATA = (
 )
 
 
+@telling("evaluation", "choose a smaller eval_batch_size or benchmark.n")
 def evaluate_run(
     out: Path,
     overrides: Sequence[str] = (),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +113,22 @@ def refuse_links(out: Path) -> None:
             path = Path(at, name)
             if path.is_symlink() and not path.resolve().is_relative_to(inside):
                 raise UserError(f"{path} is a link to {os.readlink(path)}, out of the run's folder: remove it")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make the folder of what a user wants written; within it, that is written.
+
+    Raises:
+        UserError: if it can't be.
+    """
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder: name a file")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(f"{path} can't be written: {error.strerror or error}") from None
 
 
 def read_results(out: Path, elsewhere: str | None = None) -> dict[str, Any]:

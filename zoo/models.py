@@ -7,6 +7,7 @@ from typing import Any
 
 from zoo.base import UNIT, VARIANTS, BaseVAE, ImageSpec
 from zoo.errors import PluginError, UserError, crash, is_ours, place
+from zoo.memory import Budget
 from zoo.nets.pairs import NETS
 from zoo.options import check_options, signature_options
 from zoo.parts.distributions import ACTIVATION_RANGE
@@ -44,7 +45,9 @@ def create(name: str, image: ImageSpec, **options: Any) -> BaseVAE:
     """
     entry = _complete(name)
     checked = check_options(f"model {name!r}", model_options(name, options), options)
-    return _build(entry.target, image, {**entry.defaults, **checked})
+    what = f"model {name!r}, on images of {' x '.join(map(str, image.shape))},"
+    with Budget(what, "choose smaller images, or fewer and narrower layers"):
+        return _build(entry.target, image, {**entry.defaults, **checked})
 
 
 def _complete(name: str) -> Entry[type[BaseVAE]]:
@@ -100,7 +103,7 @@ def _no_super(cls: type[BaseVAE]) -> PluginError:
 def preferred_range(name: str, options: dict[str, Any]) -> tuple[float, float]:
     """Return the image range that a model would choose: its activation's, or its likelihood's, or else its net's."""
     defaults = {option: parameter.default for option, parameter in model_options(name, options).items()} | options
-    if defaults.get("out_activation") in ACTIVATION_RANGE:
+    if str(defaults.get("out_activation")) in ACTIVATION_RANGE:
         return ACTIVATION_RANGE[defaults["out_activation"]]
     if defaults.get("recon") == "bce" or "net" not in defaults:
         return UNIT

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import UserError
+from zoo.files import read_text
 
 MOST_SECONDS = 300  # a mutant that never ends is seen, too
 AT_ONCE = 2
@@ -128,7 +129,7 @@ def plant(file: Path, names: list[str], options: dict[str, Any], tests: list[Pat
     Raises:
         UserError: if there is nothing to plant an error in, or the tests fail without any.
     """
-    found = mutants(file.read_text(encoding="utf-8"))
+    found = mutants(read_text(file))
     if not found:
         raise UserError(f"{file} has no loss to plant an error in")
     judged = "its tests" if tests else "the checks"
@@ -157,7 +158,7 @@ def _try(task: dict[str, Any]) -> int:
     """Take a mutant for its file, and run the tests; 0 if they pass."""
     file, number = Path(task["file"]).resolve(), task["number"]
     if number is not None:
-        source = file.read_text(encoding="utf-8")
+        source = read_text(file)
         mutated = mutants(source)[number].apply(source)
         as_usual = SourceFileLoader.get_code
 

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from zoo.errors import PluginError, UserError, place
 from zoo.registry import constructors, did_you_mean
+from zoo.values import shown, unfit
 
 
 def signature_options(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
@@ -65,6 +66,8 @@ def check_options(owner: str, known: Mapping[str, inspect.Parameter], given: Map
     for name, value in given.items():
         if name not in known:
             raise UserError(f"{owner} has no option {name!r}.{did_you_mean(name, known)}")
+        if fault := unfit(value, name):
+            raise UserError(f"{owner}: {fault}")
         try:
             adapter = TypeAdapter(
                 known[name].annotation, config=ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
@@ -72,7 +75,7 @@ def check_options(owner: str, known: Mapping[str, inspect.Parameter], given: Map
             checked[name] = adapter.validate_python(value)
         except ValidationError as error:
             message = error.errors()[0]["msg"]
-            raise UserError(f"{owner}: {name} is {value!r}: {message[0].lower()}{message[1:]}") from None
+            raise UserError(f"{owner}: {name} is {shown(value)}: {message[0].lower()}{message[1:]}") from None
     missing = [n for n, p in known.items() if p.default is p.empty and n not in given]
     if missing:
         raise UserError(f"{owner} needs the option {missing[0]!r}")

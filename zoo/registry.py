@@ -6,10 +6,12 @@ import difflib
 import importlib
 import importlib.util
 import inspect
+import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -200,17 +202,27 @@ def load_plugin(plugin: str, base: Path | None = None) -> ModuleType:
         raise crash(f"plugin {plugin!r}", error) from error
 
 
+def find_module(plugin: str) -> ModuleSpec:
+    """Return where a module comes from; the packages that it lies in are imported.
+
+    Raises:
+        UserError: if there is no such module.
+    """
+    try:
+        found = None if plugin[:1] in ("", ".") else importlib.util.find_spec(plugin)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise UserError(f"plugin {plugin!r}: no such module; a file's name would end in .py")
+    return found
+
+
 def _load(plugin: str, base: Path | None) -> ModuleType:
     if not plugin.endswith(".py"):
-        try:
-            found = importlib.util.find_spec(plugin)
-        except ModuleNotFoundError:
-            found = None
-        if found is None:
-            raise UserError(f"plugin {plugin!r}: no such module; a file's name would end in .py")
+        find_module(plugin)
         return importlib.import_module(plugin)
     path = ((base or Path.cwd()) / plugin).resolve()
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"plugin {plugin!r}: there is no file {path}")
     for module in list(sys.modules.values()):
         if getattr(module, "__file__", None) and Path(str(module.__file__)).resolve() == path:

@@ -9,6 +9,7 @@ from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
+from zoo import interruption
 from zoo.config import Config
 from zoo.data import batches
 from zoo.engine import folder
@@ -20,6 +21,7 @@ from zoo.engine.train import Trainer
 from zoo.errors import UserError
 from zoo.evaluation import complain, measure
 from zoo.files import MODEL_FILE
+from zoo.memory import telling
 from zoo.metrics.benchmark import asked_for
 
 CHANGED_DATA = (
@@ -28,6 +30,7 @@ CHANGED_DATA = (
 )
 
 
+@telling("the run", "choose a smaller batch_size, eval_batch_size or data.size, or fewer samples in the loss")
 def train(
     config: Config, resume: bool = False, dry_run: bool = False, overwrite: bool = False, accept_data: bool = False
 ) -> int:
@@ -68,6 +71,7 @@ def _train(run: Run, resume: bool, overwrite: bool, changed: dict[str, Any]) -> 
         folder.begin(config, run.out, membership)
         print(run.summary(), flush=True)
     accelerator.wait_for_everyone()
+    interruption.begun = True
     trainer = Trainer(run)
     resumed = resume and trainer.resume()
     if trainer.step > run.total_steps:
@@ -153,9 +157,12 @@ def _dry_run(run: Run) -> int:
         trainer.model.train()
         trainer.take_step(images, labels)
         trainer.step += 1
-    loss = trainer.log.passed.means(run.accelerator)["loss"]
+    terms = trainer.log.passed.means(run.accelerator)
+    trainer.check_finite(terms, saved=True)
     if run.accelerator.is_main_process:
-        print(f"dry run: two steps taken, mean loss {loss:.6g}; nothing written")
+        # Where a critic has several turns first, the model may not have had its own.
+        loss = f"mean loss {terms['loss']:.6g}" if "loss" in terms else "the model's own turn comes later"
+        print(f"dry run: two steps taken, {loss}; nothing written")
     trainer.close()
     return 0
 

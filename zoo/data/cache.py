@@ -29,6 +29,7 @@ from torch import Tensor
 from zoo.data.decode import Form, digest
 from zoo.data.workers import decode_files
 from zoo.errors import UserError, warn
+from zoo.memory import require
 
 VERSION = 2  # to be raised when the same files come to give other pixels
 MOST_FILES, MOST_BYTES, CHUNK = 5000, 200 * 2**20, 2**20  # that are checked at each start, and by one checksum
@@ -110,6 +111,7 @@ def kept(key: str, count: int, form: Form, build: Build, verify: bool = False) -
     Raises:
         UserError: if the cache can't be written, or as `build` does.
     """
+    require(form.bytes, f"an image of {form.height} x {form.width} pixels", "choose a smaller data.size")
     stem = cache_folder() / key
     entry = _read(stem, verify)
     if entry is None:

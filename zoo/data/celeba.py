@@ -18,6 +18,7 @@ from zoo.data.listing import list_images, missing
 from zoo.data.pixels import Size, sides
 from zoo.data.source import Source, register_dataset
 from zoo.errors import UserError
+from zoo.files import read_text
 from zoo.registry import did_you_mean
 
 PARTITION, ATTRIBUTES = "list_eval_partition", "list_attr_celeba"  # .txt as published, .csv as Kaggle has them
@@ -105,7 +106,7 @@ def _table(folder: Path, name: str) -> tuple[Path, list[str], list[str]] | None:
     for place in (folder, folder.parent, *doubled):
         for file in (place / f"{name}.txt", place / f"{name}.csv"):
             if file.is_file():
-                lines = file.read_text().replace(",", " ").splitlines()
+                lines = read_text(file).replace(",", " ").splitlines()
                 if file.suffix == ".csv":
                     return file, lines[0].split()[1:] if lines else [], lines[1:]
                 if name == ATTRIBUTES:

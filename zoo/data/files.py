@@ -10,6 +10,7 @@ from torch import Tensor
 
 from zoo.data import decode
 from zoo.errors import UserError
+from zoo.memory import require
 
 
 class ImageFiles:
@@ -26,6 +27,7 @@ class ImageFiles:
     advice = "remove it, or set data.cache=true, which passes over it"
 
     def __init__(self, folder: Path, names: Sequence[str], form: decode.Form) -> None:
+        require(form.bytes, f"an image of {form.height} x {form.width} pixels", "choose a smaller data.size")
         self.files = [str(folder / name) for name in names]
         self.form = form
         self.shape = (len(names), form.channels, form.height, form.width)

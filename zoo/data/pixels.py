@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from zoo.memory import require
 
 Size = int | tuple[int, int]  # of images, in pixels: height and width, or one number for both
 
@@ -83,8 +87,12 @@ def resize(pixels: Tensor, size: Size) -> Tensor:
     shape = sides(size)
     if pixels.shape[-2:] == shape:
         return pixels
+    chunk = 2048  # as floats, all at once are too many
+    what = f"{len(pixels):,} images of {shape[0]} x {shape[1]} pixels"
+    image = math.prod(shape) * pixels.shape[1]
+    require(image * (len(pixels) + 4 * min(chunk, len(pixels))), what, "choose a smaller data.size or data.limit")
     out = torch.empty(*pixels.shape[:2], *shape, dtype=torch.uint8)
-    for chunk, target in zip(pixels.split(2048), out.split(2048), strict=True):  # as floats, all at once are too many
-        scaled = F.interpolate(chunk.float(), shape, mode="bilinear", antialias=True)
+    for part, target in zip(pixels.split(chunk), out.split(chunk), strict=True):
+        scaled = F.interpolate(part.float(), shape, mode="bilinear", antialias=True)
         target.copy_(scaled.round_().clamp_(0, 255))
     return out

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from zoo.data.sampler import permutation
 from zoo.data.source import Images, Source, register_dataset
+from zoo.memory import require
 
 SHAPES = ("square", "ellipse", "heart")
 PLACES = 10  # along x and along y
@@ -57,6 +58,8 @@ def render(factors: Tensor, size: int) -> Tensor:
         uint8 `[N, 1, size, size]`, or `[N, 3, size, size]` with hue.
     """
     points = size * SUPERSAMPLE
+    taken = len(factors) * (3 if factors.shape[1] == 6 else 1) * size**2 + 4 * 4 * points**2  # a canvas, four times
+    require(taken, f"{len(factors):,} shapes of {size} x {size} pixels", "choose a smaller data.size or data.limit")
     step = max(1, round(SPAN * points / (PLACES - 1)))  # whole points, so that all steps are alike
     if factors.shape[1] == 6:
         palette = torch.tensor([colorsys.hsv_to_rgb(hue / HUES, 1.0, 1.0) for hue in range(HUES)])

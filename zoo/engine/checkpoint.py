@@ -123,6 +123,9 @@ def load(
         model.load_state_dict(tensors)
     except RuntimeError:
         raise UserError(f"the weights in {path} do not fit the variant {config.name!r} as it is now") from None
+    bad = next((name for name, parameter in model.named_parameters() if not parameter.isfinite().all()), None)
+    if bad is not None:
+        raise UserError(f"the weights in {path} are not all finite ({bad} is not): the run diverged, or it is damaged")
     return model.to(device).eval()
 
 

@@ -66,6 +66,8 @@ def choose(config: Config, default: Path, resume: bool, overwrite: bool) -> Path
     """
     if config.out is not None:
         out = config.out.expanduser()
+        if out.exists() and not out.is_dir():
+            raise UserError(f"out is {out}, which is a file: name a folder")
         refuse_links(out)
         if holds_a_run(out) and not overwrite:
             if not resume:

@@ -103,4 +103,4 @@ def again() -> str:
     line = command()
     if not line:
         return "train it again with resume=True"
-    return line if "--resume" in sys.argv else f"{line} --resume"
+    return line if "--resume" in sys.argv else f"{line.replace(' --overwrite', '')} --resume"

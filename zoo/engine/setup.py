@@ -26,6 +26,7 @@ from zoo.engine.checkpoint import recipe_of, weights_file
 from zoo.engine.optimizers import player_settings
 from zoo.engine.rehearsal import rehearse
 from zoo.errors import UserError
+from zoo.memory import require
 from zoo.models import create, preferred_range
 from zoo.registry import did_you_mean, load_plugin
 
@@ -144,24 +145,35 @@ def set_up(config: Config) -> Run:
     margin, side = config.data.random_crop, min(data.train.shape[1:])
     if margin >= side:
         raise UserError(f"data.random_crop is {margin}, but must be less than the {side} pixels of an image's side")
+    per_rank = config.batch_size // (ranks * config.accumulate)
+    require(
+        5 * per_rank * math.prod(data.train.shape),  # as bytes, and as floats
+        f"batches of {per_rank:,} images",
+        "choose a smaller batch_size or data.size",
+    )
     torch.manual_seed(config.seed)
     model = create(config.model.name, data.spec(pixel_range), **options)
     for player in config.optimizer.players:
         if player not in model.players:
             known = did_you_mean(player, (*model.players, *OptimizerConfig.model_fields))
             raise UserError(f"optimizer.{player}: model {config.model.name!r} has no such player.{known}")
+    if device == "cpu" and not config.shard:
+        require(
+            3 * sum(p.nbytes for p in model.parameters()),
+            f"the gradients and Adam's moments of model {config.model.name!r}",
+            "choose fewer and narrower layers",
+        )
     started_from = init_from(model, config.init_from) if config.init_from else ""
     freeze(model, config)
     precision = choose_precision(config, device, variant.bf16_safe)
     if not config.shard or device == "cpu":  # on a GPU there may be no room for a second of what is to be shared out
-        rehearse(model, processes.device, precision, config.batch_size // (ranks * config.accumulate))
+        rehearse(model, processes.device, precision, per_rank)
     if config.shard:
         check_shardable(config, model, ranks)
     convolutions = any(isinstance(module, nn.Conv2d) for module in model.modules())
     channels_last = config.channels_last and convolutions and not config.shard  # FSDP takes contiguous weights alone
     if config.tune:
-        size = config.batch_size // (ranks * config.accumulate)
-        precision, channels_last = tune(config, model, precision, channels_last, size, processes.device)
+        precision, channels_last = tune(config, model, precision, channels_last, per_rank, processes.device)
     accelerator = make_accelerator(config, precision)
     if accelerator.distributed_type not in PLAIN:
         raise UserError(

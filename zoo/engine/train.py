@@ -195,7 +195,7 @@ class Trainer:
         """Log, and validate, draw and save where that is due."""
         new_best = False
         with whole(self.train_step):
-            self._check_finite(self.log.interrupt(), saved=due.validate or due.save or stopping)
+            self.check_finite(self.log.interrupt(), saved=due.validate or due.save or stopping)
             row: dict[str, Any] = {}
             if due.log:
                 row |= self._logged()
@@ -227,7 +227,7 @@ class Trainer:
         for name in self.config.freeze:
             self.model.get_submodule(name).eval()
 
-    def _check_finite(self, terms: dict[str, float], saved: bool) -> None:
+    def check_finite(self, terms: dict[str, float], saved: bool) -> None:
         """Stop a run that diverged; `saved`: whether the weights are about to be saved or measured, so must be finite.
 
         Raises:

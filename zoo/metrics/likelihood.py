@@ -8,11 +8,11 @@ draw that never changes (`nll_fixed`).
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
-from pydantic import PositiveInt
+from pydantic import Field
 
 from zoo.base import BaseVAE
 from zoo.data import Images
@@ -117,7 +117,9 @@ def elbo_and_kl(subject: Subject, split: Images) -> tuple[float, float]:
 @register_metric("nll_dynamic", "the same on dynamically binarised pixels", binarise="dynamic")
 @register_metric("nll_fixed", "the same on pixels binarised once for ever", binarise="fixed")
 @torch.no_grad()
-def nll(subject: Subject, *, k: PositiveInt = 1000, binarise: Binarise = "no") -> dict[str, Score]:
+def nll(
+    subject: Subject, *, k: Annotated[int, Field(gt=0, le=1_000_000)] = 1000, binarise: Binarise = "no"
+) -> dict[str, Score]:
     """-log 1/K sum_k p(x, z_k) / q(z_k|x), an upper bound in expectation. Burda et al. 2016, arXiv:1509.00519, eq. 8.
 
     Rows: nll in nats per image, and bits_per_dim (see the function of that name); with `_dynamic` or `_fixed` behind if

@@ -22,7 +22,7 @@ from zoo.nets.convolutions import Conv2d, ConvTranspose2d
 from zoo.options import check_options, signature_options
 from zoo.registry import Registry
 
-Widths = Annotated[list[PositiveInt], Field(min_length=1)]
+Widths = Annotated[list[PositiveInt], Field(min_length=1, max_length=100)]
 
 
 @dataclass
@@ -318,7 +318,7 @@ def resnet(
     in_channels: int,
     *,
     hidden_dims: Widths = [32, 64, 128, 128],  # noqa: B006 (never changed)
-    blocks: PositiveInt = 1,
+    blocks: Annotated[int, Field(gt=0, le=100)] = 1,
 ) -> Net:
     """Residual blocks; any size. No BatchNorm: ranks need no synchronising.
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from zoo.parts.distributions import DiagonalGaussian
 
+Steps = Annotated[int, Field(gt=0, le=1000)]  # one after another: more would take for ever
 # From z `[k, B, D]` to f(z) `[k, B, D]` and log |det df/dz| `[k, B]`.
 Flow = Callable[[Tensor], tuple[Tensor, Tensor]]
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from zoo.config import Config
 from zoo.data import Data, Images, augmented, batches, build_data, dequantise, to_float
 from zoo.data.decode import FORMATS
+from zoo.files import writing
 from zoo.models import preferred_range
 from zoo.pictures.of_models import examples, to_unit
 from zoo.registry import load_plugin
@@ -50,8 +51,8 @@ def show(config: Config, sheet: Path) -> str:
         drawn = _as_trained_on(images, config, pixel_range) if split == "train" else _first(images)
         for number, part in enumerate(drawn.split(COLUMNS)):
             rows[f"{split} {number + 1}" if len(drawn) > COLUMNS else split] = part
-    sheet.parent.mkdir(parents=True, exist_ok=True)
-    examples(rows, sheet)
+    with writing(sheet):
+        examples(rows, sheet)
     return "\n".join([*lines, f"pictures {sheet}"])
 
 

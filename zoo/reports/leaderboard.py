@@ -756,9 +756,12 @@ def write(folder: Path, out: Path) -> None:
     runs, problems = find_runs(folder)
     boards = build_boards(runs, load_references())
     problems += add_files(boards, out)
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out} is a file: name a folder")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        if out.exists() and not out.is_dir():
+            raise UserError(f"--out {out} is a file: name a folder")
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out is {out}, where nothing can be written: {error.strerror}") from None
     write_csv(boards, out / "leaderboard.csv")
     write_markdown(boards, out / "leaderboard.md")
     write_html(boards, [without_places(printable(problem)) for problem in problems], out / "leaderboard.html")

@@ -186,7 +186,7 @@ def load_references(path: Path = REFERENCE_FILE) -> list[Reference]:
         UserError: if the file doesn't fit its own format.
     """
     references = []
-    for number, values in enumerate(parse_yaml(path.read_text(), str(path)), 1):
+    for number, values in enumerate(parse_yaml(read_text(path), str(path)), 1):
         table: Table = check(Table, values, f"{path.name}, table {number}")
         for variant, value in table.values.items():
             references.append(Reference(variant, tuple(value) if isinstance(value, list) else (value,), table))

@@ -33,7 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from zoo.config import Config, check, flatten, load_config, parse_yaml
 from zoo.errors import UserError
-from zoo.files import CONFIG_FILE
+from zoo.files import CONFIG_FILE, read_text
 from zoo.processes import end_with_parent
 from zoo.reports.reference import Run, read_run
 
@@ -86,7 +86,7 @@ class Job:
             return False
         if run.results.steps is None:  # scored, but not trained to its end
             return False
-        found = flatten(parse_yaml((self.out / CONFIG_FILE).read_text(), str(self.out / CONFIG_FILE)))
+        found = flatten(parse_yaml(read_text(self.out / CONFIG_FILE), str(self.out / CONFIG_FILE)))
         changed = [key for key, value in wanted.items() if not _left_open(key, value) and found.get(key) != value]
         retrain = [key for key in changed if not key.startswith("benchmark.")]
         if retrain:
@@ -114,9 +114,9 @@ def load_suite(path: Path) -> Suite:
     Raises:
         UserError: one sentence about what is wrong.
     """
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"there is no suite {path}")
-    values = parse_yaml(path.read_text(), str(path))
+    values = parse_yaml(read_text(path), str(path))
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold `key: value` lines")
     suite: Suite = check(Suite, values, str(path))

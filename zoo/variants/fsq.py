@@ -26,7 +26,7 @@ from zoo.base import Batch, ImageSpec, register
 from zoo.families.discrete import QuantisedVAE
 from zoo.parts.quantizers import FiniteScalarQuantizer
 
-Levels = Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1)]
+Levels = Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1, max_length=100)]
 
 
 @register("fsq")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.families.flow import FlowVAE
-from zoo.parts.flows import AutoregressiveStep, Flow
+from zoo.parts.flows import AutoregressiveStep, Flow, Steps
 
 
 @register("iaf")
@@ -31,9 +31,7 @@ class IAFVAE(FlowVAE):
         **options: Those of `FlowVAE`.
     """
 
-    def __init__(
-        self, image: ImageSpec, *, flows: PositiveInt = 4, flow_width: PositiveInt = 128, **options: Any
-    ) -> None:
+    def __init__(self, image: ImageSpec, *, flows: Steps = 4, flow_width: PositiveInt = 128, **options: Any) -> None:
         super().__init__(image, **options)
         self.to_context = nn.Linear(self.features, flow_width)
         self.steps = nn.ModuleList(AutoregressiveStep(self.latent_dim, flow_width, flow_width) for _ in range(flows))

@@ -53,7 +53,7 @@ class LadderVAE(LatentVAE):
         self,
         image: ImageSpec,
         *,
-        latent_dims: Annotated[list[PositiveInt], Field(min_length=1)] = [32, 16],  # noqa: B006 (never changed)
+        latent_dims: Annotated[list[PositiveInt], Field(min_length=1, max_length=100)] = [32, 16],  # noqa: B006 (never changed)
         width: PositiveInt = 128,
         **options: Any,
     ) -> None:

@@ -11,12 +11,11 @@ Departs from the paper: no annealing of the likelihood during training.
 
 from typing import Any
 
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.families.flow import FlowVAE
-from zoo.parts.flows import Flow, planar
+from zoo.parts.flows import Flow, Steps, planar
 
 
 @register("planar")
@@ -29,7 +28,7 @@ class PlanarVAE(FlowVAE):
         **options: Those of `FlowVAE`.
     """
 
-    def __init__(self, image: ImageSpec, *, flows: PositiveInt = 10, **options: Any) -> None:
+    def __init__(self, image: ImageSpec, *, flows: Steps = 10, **options: Any) -> None:
         super().__init__(image, **options)
         self.flows = flows
         self.to_flow = nn.Linear(self.features, flows * (2 * self.latent_dim + 1))
