@@ -137,7 +137,10 @@ RAW = (  # what stands in the place of a value, as text
 )
 NEVER = {  # what would take minutes, or somebody's network
     **{"compile": (True, 1, 1.0, "true", "1e3"), "data.name": ("mnist", "cifar10", "fashion_mnist")},
-    **{"data.root": ("/", "..", "~", "../../x"), "threads": (1000,)},  # whose stacks are more than there is room for
+    **{
+        "data.root": ("/", "..", "~", "../../x"),
+        "threads": (100, "1e3"),
+    },  # whose stacks are more than there is room for
 }
 
 

@@ -1,7 +1,6 @@
 """A zoo of variational autoencoders: every variant by name, one loop, honest numbers."""
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 # Imported when first asked for, so that `run.py --help` need not wait for torch.
@@ -26,6 +25,8 @@ def __getattr__(name: str) -> Any:
     if name == "testing":
         return import_module("zoo.testing")
     if name == "__version__":
+        from importlib.metadata import PackageNotFoundError, version  # takes as long to import as all that Ctrl-C needs
+
         try:
             return version("vae-zoo")
         except PackageNotFoundError:  # a checkout that nobody installed

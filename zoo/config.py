@@ -419,7 +419,8 @@ def _sentence(schema: type[BaseModel], error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         parent: Any = schema
         for part in loc[:-1]:
-            parent = parent.model_fields[part].annotation
+            # What no field names is a player of the optimizer.
+            parent = parent.model_fields[part].annotation if part in parent.model_fields else PlayerOptimizer
         return f"unknown key {key!r}.{did_you_mean(loc[-1], parent.model_fields)}"
     if first["type"] == "missing":
         return f"{key!r} is missing"

@@ -27,8 +27,9 @@ def command_line(words: list[str]) -> str:
 class Interruption:
     """Within it, Ctrl-C ends the program with a sentence: at once if it comes twice, or nobody tidies up in time.
 
-    The first one is raised as usual, so that what is half done is tidied up on the way out. What came of it then is
-    not looked at: libraries turn an interrupt that finds them at an import into errors of their own.
+    The first one is raised as usual, so that what is half done is tidied up on the way out. Whatever came of it on
+    the way is not looked at. In the midst of an import there is nothing to tidy up, and nothing is raised: libraries
+    turn it into errors of their own, or, where it finds their C++, abort.
     """
 
     def __init__(self) -> None:
@@ -44,7 +45,7 @@ class Interruption:
             self._end()
 
     def _heed(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
+        if self.asked or _imports(frame):
             self._end()
         self.asked = True
         if hasattr(signal, "setitimer"):
@@ -63,3 +64,12 @@ class Interruption:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(EXIT_CODE)  # threads that are at work would be waited for
+
+
+def _imports(frame: FrameType | None) -> bool:
+    """Say whether a frame, or one that it was called from, is importing a module."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
