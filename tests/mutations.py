@@ -1116,6 +1116,55 @@ MUTATIONS = (
         "PERIODS = (math.pi,",
         "test_data::TestShapes::test_no_two_combinations_look_alike_and_none_is_cut_off",
     ),
+    # ---- black and white pixels
+    plant(
+        "data/binarise.py",
+        "np.left_shift(grey, 16, dtype=np.uint32)",
+        "np.left_shift(grey, 15, dtype=np.uint32)",
+        "test_binarise::test_pixels_are_white_with_their_grey_level_as_probability",
+    ),
+    plant(
+        "data/binarise.py",
+        "* np.uint64(len(words)) + words",
+        "+ words",
+        "test_binarise::test_pixels_are_white_with_their_grey_level_as_probability",
+    ),
+    plant(
+        "data/binarise.py",
+        "states * GOLDEN + salt(key)",
+        "states * GOLDEN",
+        "test_binarise::test_an_images_draw_depends_on_key_and_number_alone",
+    ),
+    plant(
+        "data/sampler.py",
+        "looks = torch.tensor([step * batch_size + rank * len(indices[0]) for step in steps])",
+        "looks = torch.tensor([step * batch_size for step in steps])",
+        "test_binarise::test_two_processes_see_each_image_binarised_once_and_anew_at_the_next_look",
+    ),
+    plant(
+        "data/sampler.py",
+        "seen = images.stored if images.redraw else images",
+        "seen = images",
+        "test_binarise::test_two_processes_see_each_image_binarised_once_and_anew_at_the_next_look",
+    ),
+    plant(
+        "data/build.py",
+        "seed if cfg.binarize == 'dynamic' else cfg.split_seed",
+        "seed",
+        "test_binarise::test_dynamic_draws_follow_the_seed_and_fixed_ones_do_not",
+    ),
+    plant(
+        "data/identity.py",
+        "images.stored.batch(positions)",
+        "images.batch(positions)",
+        "test_binarise::test_the_data_stays_what_it_is",
+    ),
+    plant(
+        "metrics/likelihood.py",
+        'elif binarise == "no" and not are_binary(subject):',
+        'elif binarise == "no" and False:',
+        "test_binarise::test_numbers_say_which_pixels_they_are_of",
+    ),
     # ---- what else is drawn, averaged, set
     plant(
         "families/deterministic.py",

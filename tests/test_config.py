@@ -231,6 +231,7 @@ ILLEGAL = {
     "data.val_from": ("val",),
     **dict.fromkeys(("data.flip", "data.dequantise", "channels_last", "compile"), ("maybe", "2")),
     **dict.fromkeys(("shard", "tune", "optimizer.fused"), ("maybe", "2")),
+    "data.binarize": ("static", "1", "yes"),
     "data.random_crop": ("-1", "1.5", "some"),
     "data.split_seed": ("1.5", "x"),
     "data.root": ("3",),

@@ -100,6 +100,7 @@ RESUMED = {
             "optimizer": {"name": "adamw", "weight_decay": 0.01},
         },
     ),
+    "binarised anew": ("mlp", {"data": {"name": "digits", "limit": 300, "flip": True, "binarize": "dynamic"}}),
     "batch norm": ("vanilla", {"model": {"name": "vanilla", "hidden_dims": [4, 8]}}),
     "bf16": ("mlp", {"mixed_precision": "bf16"}),
     "two players": ("duel", {}),

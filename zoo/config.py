@@ -80,6 +80,9 @@ class DataConfig(BaseModel):
     flip: bool = False  # mirror training images left to right, at random
     random_crop: NonNegativeInt = 0  # pad training images by so many mirrored pixels, and crop them at random
     dequantise: bool = False  # add to each training pixel a random part of its grey level
+    # Pixels of all splits made white or black by chance, their grey level the probability. fixed: by one draw for ever,
+    # by split_seed. dynamic: by another at each look in training, and of val and test by one for each seed of a run
+    binarize: Literal["none", "dynamic", "fixed"] = "none"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -90,6 +93,8 @@ class DataConfig(BaseModel):
     def _known_range(self) -> DataConfig:
         if self.range not in (None, (0, 1), (-1, 1)):
             raise ValueError("range must be [0, 1] or [-1, 1]")
+        if self.dequantise and self.binarize != "none":
+            raise ValueError("dequantise adds noise to grey levels, and binarize leaves none: set one of them alone")
         return self
 
 

@@ -66,7 +66,7 @@ def evaluate_run(
     accelerator = make_accelerator(config, choose_precision(config, device))
     with telling_of_plugins(recipe_of(out)["plugins"]), accelerator.main_process_first():
         asked_for(config, config.benchmark.metrics)
-        data = build_data(config.data, folder.read_membership(out) if elsewhere else None)
+        data = build_data(config.data, folder.read_membership(out) if elsewhere else None, config.seed)
         if elsewhere is None:
             known = read_results(out).get("data_digest")
             data = folder.same_data(config, data, out, known, CHANGED_DATA)

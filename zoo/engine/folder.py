@@ -188,7 +188,7 @@ def same_data(config: Config, data: Data, out: Path, known: str | None, advice: 
     if known is None or data.digest == known:
         return data
     before = read_membership(out)
-    data = build_data(config.data, before)
+    data = build_data(config.data, before, config.seed)
     if data.digest == known or advice is None:
         return data
     now, then = (

@@ -140,7 +140,7 @@ def set_up(config: Config) -> Run:
             f"accumulated micro-batches: make it a multiple of {ranks * config.accumulate}"
         )
     with processes.main_process_first():  # the first process decodes or downloads, the others find it done
-        data = build_data(config.data)
+        data = build_data(config.data, seed=config.seed)
     margin, side = config.data.random_crop, min(data.train.shape[1:])
     if margin >= side:
         raise UserError(f"data.random_crop is {margin}, but must be less than the {side} pixels of an image's side")
