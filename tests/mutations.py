@@ -982,6 +982,24 @@ MUTATIONS = (
         "test_optimizers::test_the_loop_steps_as_torch_does",
     ),
     plant(
+        "engine/optimizers.py",
+        "epoch >= milestone",
+        "epoch > milestone",
+        "test_optimizers::test_learning_rate_falls_at_milestones",
+    ),
+    plant(
+        "engine/optimizers.py",
+        "(3**i - 1) // 2",
+        "3**i",
+        "test_optimizers::test_burdas_rates",
+    ),
+    plant(
+        "engine/setup.py",
+        "warmup(config, total * config.batch_size / len(data.train))",
+        "warmup(config, total * config.batch_size)",
+        "test_setup::test_warmup_may_be_told_in_epochs",
+    ),
+    plant(
         "engine/validation.py",
         "term * len(batch.x)",
         "term * batch_size",

@@ -71,6 +71,7 @@ OTHERWISE: dict[str, Any] = {
     "data.title": "mine",
     "data.limit": 299,
     "data.range": [-1, 1],
+    "data.binarize": "fixed",
     "data.val_from": "test",
     "plugins": [str(PLUGINS / "duel.py")],
     "out": "/elsewhere",

@@ -98,7 +98,7 @@ class DataConfig(BaseModel):
         return self
 
 
-OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
+OptimizerName = Literal["adam", "adamw", "adamax", "sgd", "rmsprop"]
 
 
 class PlayerOptimizer(_Strict):
@@ -109,6 +109,7 @@ class PlayerOptimizer(_Strict):
     betas: tuple[Fraction, Fraction] | None = None
     eps: PositiveFloat | None = None
     weight_decay: NonNegativeFloat | None = None
+    centered: bool | None = None
 
 
 class OptimizerConfig(_Strict):
@@ -121,6 +122,7 @@ class OptimizerConfig(_Strict):
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # rmsprop: the second is its smoothing
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
+    centered: bool = False  # rmsprop: divide by the gradient's standard deviation, not by its root mean square
     fused: bool = True  # one kernel for all parameters
 
     @property
@@ -135,6 +137,43 @@ class OptimizerConfig(_Strict):
             if key not in cls.model_fields and not isinstance(value, dict | PlayerOptimizer):
                 raise ValueError(f"unknown key 'optimizer.{key}'.{did_you_mean(key, cls.model_fields)}")
         return values
+
+
+class Multistep(_Strict):
+    """A rate that is multiplied by `gamma` once so many epochs are over as each of the milestones says."""
+
+    milestones: Annotated[list[PositiveInt], Field(min_length=1)]  # epochs, the first one first
+    gamma: Annotated[float, Field(gt=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Multistep:
+        if self.milestones != sorted(set(self.milestones)):
+            raise ValueError("milestones must rise")
+        return self
+
+
+class MultistepSchedule(_Strict):
+    """`lr_schedule: {multistep: {milestones: [200, 350], gamma: 0.63}}`."""
+
+    multistep: Multistep
+
+
+def _check_schedule(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Answer for the kind that was meant, a word or a mapping."""
+    try:
+        return check(value)
+    except ValidationError as error:
+        if not isinstance(value, dict):
+            known = "constant, linear, cosine, burda or {multistep: {milestones: [200, 350], gamma: 0.5}}"
+            raise ValueError(f"it must be {known}") from None
+        fault = next(e for e in error.errors() if e["loc"][0] == MultistepSchedule.__name__)
+        where, said = ".".join(map(str, fault["loc"][1:])), fault["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{where}: {said}") from None
+
+
+Schedule = Annotated[
+    Literal["constant", "linear", "cosine", "burda"] | MultistepSchedule, WrapValidator(_check_schedule)
+]
 
 
 class WandbConfig(_Strict):
@@ -172,8 +211,11 @@ class Config(_Strict):
     accumulate: PositiveInt = 1  # micro-batches per step
 
     lr: PositiveFloat = 1e-3
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    # Of the run's share (linear, cosine) or its epochs: multistep, see `Multistep`; burda: 3^i epochs each at
+    # lr x 10^(-i/7), i = 0 to 7, which are 3,280 epochs
+    lr_schedule: Schedule = "constant"
     lr_warmup: NonNegativeInt = 0  # steps
+    warmup_epochs: PositiveFloat | None = None  # of the KL's weight: `model.warmup`, told in epochs and not as a share
     optimizer: OptimizerConfig = OptimizerConfig.model_validate({})
     clip: PositiveFloat | None = None  # greatest norm of a player's gradient
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay at step n: min(ema, (1 + n) / (10 + n))

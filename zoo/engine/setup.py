@@ -26,7 +26,7 @@ from zoo.engine.checkpoint import recipe_of, weights_file
 from zoo.engine.optimizers import player_settings
 from zoo.engine.rehearsal import rehearse
 from zoo.errors import UserError
-from zoo.models import create, preferred_range
+from zoo.models import create, model_options, preferred_range
 from zoo.registry import did_you_mean, load_plugin
 
 if torch.distributed.is_available():
@@ -144,6 +144,8 @@ def set_up(config: Config) -> Run:
     margin, side = config.data.random_crop, min(data.train.shape[1:])
     if margin >= side:
         raise UserError(f"data.random_crop is {margin}, but must be less than the {side} pixels of an image's side")
+    total = config.steps or math.ceil(config.epochs * len(data.train) / config.batch_size)  # type: ignore[operator]
+    options |= warmup(config, total * config.batch_size / len(data.train))
     torch.manual_seed(config.seed)
     model = create(config.model.name, data.spec(pixel_range), **options)
     for player in config.optimizer.players:
@@ -174,8 +176,25 @@ def set_up(config: Config) -> Run:
     latent = f"_z{model.latent_dim}" if hasattr(model, "latent_dim") else ""
     size = f"{height}" if height == width else f"{height}x{width}"
     out = config.out or Path("runs") / f"{config.model.name}_{config.data.name}{latent}_s{size}_{config.seed}"
-    total = config.steps or math.ceil(config.epochs * len(data.train) / config.batch_size)  # type: ignore[operator]
     return Run(config, out, data, model, accelerator, precision, channels_last, total, started_from)
+
+
+def warmup(config: Config, epochs: float) -> dict[str, float]:
+    """Return the model's option `warmup`, a share of a run of so many epochs, where the config gives it in epochs.
+
+    Raises:
+        UserError: if the model has no such option, has it set already, or the run is too short for it.
+    """
+    if config.warmup_epochs is None:
+        return {}
+    name, given, asked = config.model.name, config.model.options, f"warmup_epochs is {config.warmup_epochs:g}"
+    if "warmup" not in model_options(name, given):
+        raise UserError(f"{asked}, but model {name!r} has no warmup of its KL")
+    if "warmup" in given:
+        raise UserError(f"{asked} and model.warmup is {given['warmup']}: leave one of them out")
+    if config.warmup_epochs >= epochs:
+        raise UserError(f"{asked}, and must be less than the run's {epochs:.4g} epochs")
+    return {"warmup": config.warmup_epochs / epochs}
 
 
 def init_from(model: BaseVAE, source: Path) -> str:

@@ -149,7 +149,10 @@ class Trainer:
         yield
         if self.config.clip is not None:
             self.accelerator.clip_grad_norm_(player.parameters, self.config.clip)
-        player.step(learning_rate(self.config, player.lr, self.step, self.run.total_steps))
+        player.step(self._rate(player, self.step))
+
+    def _rate(self, player: Player, step: int) -> float:
+        return learning_rate(self.config, player.lr, step, self.run.total_steps, self._epochs_done(step))
 
     def _summing_up(self, last: bool) -> AbstractContextManager[Any]:
         """Within it, gradients are added up on each rank; in the last micro-batch, averaged over the ranks."""
@@ -219,7 +222,7 @@ class Trainer:
         row: dict[str, Any] = {f"train/{name}": value for name, value in terms.items()}
         if steps != self.config.log_every:
             row["window"] = steps
-        return row | {"lr": learning_rate(self.config, self.players[0].lr, self.step - 1, self.run.total_steps)}
+        return row | {"lr": self._rate(self.players[0], self.step - 1)}
 
     def _to_training_mode(self) -> None:
         """Train what is not frozen: a frozen module stays as it is, statistics of its BatchNorm and all."""
