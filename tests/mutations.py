@@ -1134,6 +1134,43 @@ MUTATIONS = (
         "PERIODS = (math.pi,",
         "test_data::TestShapes::test_no_two_combinations_look_alike_and_none_is_cut_off",
     ),
+    # ---- papers' nets, and where they start
+    plant(
+        "nets/published.py",
+        "self.value(x) * self.gate(x).sigmoid()",
+        "self.value(x) * self.gate(x).tanh()",
+        "test_nets::test_gated_net",
+    ),
+    plant(
+        "nets/published.py",
+        "decoder_shape=(base_channels * 8, SMALLEST, SMALLEST),",
+        "",
+        "test_nets::test_rae_net",
+    ),
+    plant(
+        "nets/pairs.py",
+        "encoder += [nn.Linear(before, after), act()]",
+        "encoder += [nn.Linear(before, after), nn.ReLU()]",
+        "test_nets::test_an_mlp_has_the_activation_that_is_asked_for",
+    ),
+    plant(
+        "engine/initial.py",
+        "nn.init.kaiming_normal_(layer.weight)",
+        "nn.init.kaiming_uniform_(layer.weight)",
+        "test_initial::test_weights_have_the_variance_of_their_paper",
+    ),
+    plant(
+        "engine/initial.py",
+        "bias.copy_(mean.clamp(LEAST, 1 - LEAST).logit())",
+        "bias.copy_(mean)",
+        "test_initial::test_the_last_bias_is_the_logit_of_the_mean",
+    ),
+    plant(
+        "families/gaussian.py",
+        "logvar.clamp(*self.logvar_range) if self.logvar_range else bounded_logvar(logvar)",
+        "bounded_logvar(logvar)",
+        "test_initial::test_log_variances_are_clamped_where_a_paper_clamps_them",
+    ),
     # ---- black and white pixels
     plant(
         "data/binarise.py",

@@ -230,6 +230,8 @@ ILLEGAL = {
         *(f"{{multistep: {{milestones: {m}, gamma: {g}}}}}" for m, g in (("[3, 2]", 0.5), ("[0]", 0.5), ("[2]", 1))),
     ),
     "optimizer.centered": ("maybe", "2"),
+    "init": ("kaiming", "1"),
+    "init_bias_from_data": ("maybe", "2"),
     "device": ("gpu", "tpu"),
     "mixed_precision": ("yes", "fp32"),
     "trackers": ("[mlflow]", "wandb"),

@@ -77,6 +77,7 @@ OTHERWISE: dict[str, Any] = {
     "out": "/elsewhere",
     "title": "mine",
     "init_from": "/somewhere",
+    "init": "he",
     "freeze": ["encoder"],
     "epochs": None,
     "steps": 7,

@@ -203,6 +203,8 @@ class Config(_Strict):
     out: Path | None = None  # the run's folder; None: runs/<variant>_<dataset>_z<latent>_s<size>_<seed>, or …_2, …_3
     title: str | None = None  # what the run is called on a leaderboard; None: its variant's name
     init_from: Path | None = None  # a run, or a model.safetensors, whose weights it starts from, as far as they fit
+    init: Literal["default", "he", "xavier"] = "default"  # of encoder and decoder; default: as torch has it
+    init_bias_from_data: bool = False  # the decoder's last bias: the logit of the training images' mean, pixel by pixel
     freeze: list[str] = []  # modules that are not trained, such as [encoder]
 
     epochs: PositiveFloat | None = None

@@ -23,6 +23,7 @@ from zoo.base import VARIANTS, BaseVAE, Batch, random_batch
 from zoo.config import Config, OptimizerConfig
 from zoo.data import Data, build_data
 from zoo.engine.checkpoint import recipe_of, weights_file
+from zoo.engine.initial import bias_from_data, initialise
 from zoo.engine.optimizers import player_settings
 from zoo.engine.rehearsal import rehearse
 from zoo.errors import UserError
@@ -152,6 +153,10 @@ def set_up(config: Config) -> Run:
         if player not in model.players:
             known = did_you_mean(player, (*model.players, *OptimizerConfig.model_fields))
             raise UserError(f"optimizer.{player}: model {config.model.name!r} has no such player.{known}")
+    if config.init != "default":
+        initialise(model, config.init)
+    if config.init_bias_from_data:
+        bias_from_data(model, data.train)
     started_from = init_from(model, config.init_from) if config.init_from else ""
     freeze(model, config)
     precision = choose_precision(config, device, variant.bf16_safe)
