@@ -1247,9 +1247,27 @@ MUTATIONS = (
     ),
     plant(
         "runs.py",
-        "model, config = trainer.evaluated, run.config",
-        "model, config = trainer.model, run.config",
+        "model = trainer.evaluated",
+        "model = trainer.model",
         "test_train::test_the_average_is_what_is_validated_and_left",
+    ),
+    plant(
+        "engine/train.py",
+        "max(self._epochs_done(self.best_step), self.config.warmup_epochs or 0)",
+        "self._epochs_done(self.best_step)",
+        "test_train::test_patience_is_over_where_it_would_have_been",
+    ),
+    plant(
+        "engine/train.py",
+        'self.best_step = progress.get("best_step", self.step)',
+        "self.best_step = self.step",
+        "test_train::test_patience_is_over_where_it_would_have_been",
+    ),
+    plant(
+        "runs.py",
+        "        trainer.take_best()\n",
+        "",
+        "test_train::test_the_best_weights_are_those_left_where_they_count",
     ),
     plant(
         "engine/validation.py",

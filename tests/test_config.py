@@ -214,6 +214,7 @@ def test_what_is_missing(text: str, words: str, tmp_path: Path) -> None:
 
 POSITIVE_INTEGERS = (
     *("batch_size", "accumulate", "threads", "log_every", "eval_every", "checkpoint_every", "keep", "eval_batch_size"),
+    "patience",
     *("data.size", "data.limit", "benchmark.n", "steps"),
 )
 ILLEGAL = {
@@ -232,6 +233,7 @@ ILLEGAL = {
     "optimizer.centered": ("maybe", "2"),
     "init": ("kaiming", "1"),
     "init_bias_from_data": ("maybe", "2"),
+    "evaluate_on": ("first", "1"),
     "device": ("gpu", "tpu"),
     "mixed_precision": ("yes", "fp32"),
     "trackers": ("[mlflow]", "wandb"),

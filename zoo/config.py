@@ -233,6 +233,8 @@ class Config(_Strict):
     log_every: PositiveInt = 50  # steps
     eval_every: PositiveInt | None = None  # steps between validations; None: at each epoch's end only
     checkpoint_every: PositiveInt | None = None  # steps; None: at each epoch's end
+    evaluate_on: Literal["last", "best"] = "last"  # the weights that are left and scored: best by validation loss
+    patience: PositiveInt | None = None  # stop after so many epochs, not counting warmup_epochs, without a better one
     keep: PositiveInt = 2  # newest checkpoints kept, beside the best by validation loss
     eval_batch_size: PositiveInt = 500
     trackers: list[Literal["wandb", "tensorboard"]] = []
