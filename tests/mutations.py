@@ -1171,6 +1171,13 @@ MUTATIONS = (
         "bounded_logvar(logvar)",
         "test_initial::test_log_variances_are_clamped_where_a_paper_clamps_them",
     ),
+    # ---- what is held against a paper
+    plant(
+        "reports/reference.py",
+        'in ("dynamic", "fixed")',
+        'in ("dynamic", "fixed", None)',
+        "test_reference::test_a_likelihood_of_grey_pixels_is_never_held_against_a_paper",
+    ),
     # ---- black and white pixels
     plant(
         "data/binarise.py",
