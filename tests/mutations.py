@@ -1216,6 +1216,12 @@ MUTATIONS = (
         "test_binarise::test_dynamic_draws_follow_the_seed_and_fixed_ones_do_not",
     ),
     plant(
+        "data/source.py",
+        "rows if self.files is None else self.files.digests[rows]",
+        "rows",
+        "test_binarise::test_a_pictures_draw_stays_when_others_come",
+    ),
+    plant(
         "data/identity.py",
         "images.stored.batch(positions)",
         "images.batch(positions)",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.io import savemat
 from torch import Tensor
 
@@ -112,6 +113,25 @@ def test_a_fixed_draw_stays_when_the_splits_are_cut_otherwise() -> None:
         }
 
     assert by_grey(digits("fixed")) == by_grey(digits("fixed", val_fraction=0.3))
+
+
+def test_a_pictures_draw_stays_when_others_come(tmp_path: Path) -> None:
+    def save(*numbers: int) -> dict[str, bytes]:
+        for number in numbers:
+            grey = np.random.default_rng(number).integers(0, 256, (6, 6), dtype=np.uint8)
+            Image.fromarray(grey).save(tmp_path / f"{number}.png")
+        config = {"name": "image_folder", "root": tmp_path, "size": 6, "channels": 1, "binarize": "fixed"}
+        splits = build_data(DataConfig.model_validate(config)).splits.values()
+        return {
+            name: bytes(pixels.flatten().tolist())
+            for images in splits
+            for name, pixels in zip(images.names, whole(images), strict=True)
+        }
+
+    before = save(*range(20, 60))
+    after = save(*range(10, 20))  # whose names come first
+    assert len(after) == 50 and {name: after[name] for name in before} == before
+    assert all(set(pixels) <= {0, 255} for pixels in after.values())
 
 
 def test_the_data_stays_what_it_is() -> None:

@@ -107,7 +107,8 @@ class Run:
         return "\n".join(
             [
                 f"model   {config.model.name} ({type(model).__name__}), {parameters:,} parameters",
-                f"data    {self.data.describe()}, pixels in [{model.image.range[0]:g}, {model.image.range[1]:g}]",
+                f"data    {self.data.describe()}, pixels in [{model.image.range[0]:g}, {model.image.range[1]:g}]"
+                + (f", binarised ({config.data.binarize})" if config.data.binarize != "none" else ""),
                 *([f"labels  {labels}"] if (labels := self.data.describe_labels()) else []),
                 f"steps   {self.total_steps:,} of {config.batch_size} images"
                 f" ({self.total_steps * config.batch_size / len(self.data.train):.4g} epochs)",
