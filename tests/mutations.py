@@ -982,6 +982,24 @@ MUTATIONS = (
         "test_optimizers::test_the_loop_steps_as_torch_does",
     ),
     plant(
+        "engine/optimizers.py",
+        "epoch >= milestone",
+        "epoch > milestone",
+        "test_optimizers::test_learning_rate_falls_at_milestones",
+    ),
+    plant(
+        "engine/optimizers.py",
+        "(3**i - 1) // 2",
+        "3**i",
+        "test_optimizers::test_burdas_rates",
+    ),
+    plant(
+        "engine/setup.py",
+        "warmup(config, total * config.batch_size / len(data.train))",
+        "warmup(config, total * config.batch_size)",
+        "test_setup::test_warmup_may_be_told_in_epochs",
+    ),
+    plant(
         "engine/validation.py",
         "term * len(batch.x)",
         "term * batch_size",
@@ -1116,6 +1134,105 @@ MUTATIONS = (
         "PERIODS = (math.pi,",
         "test_data::TestShapes::test_no_two_combinations_look_alike_and_none_is_cut_off",
     ),
+    # ---- papers' nets, and where they start
+    plant(
+        "nets/published.py",
+        "self.value(x) * self.gate(x).sigmoid()",
+        "self.value(x) * self.gate(x).tanh()",
+        "test_nets::test_gated_net",
+    ),
+    plant(
+        "nets/published.py",
+        "decoder_shape=(base_channels * 8, SMALLEST, SMALLEST),",
+        "",
+        "test_nets::test_rae_net",
+    ),
+    plant(
+        "nets/pairs.py",
+        "encoder += [nn.Linear(before, after), act()]",
+        "encoder += [nn.Linear(before, after), nn.ReLU()]",
+        "test_nets::test_an_mlp_has_the_activation_that_is_asked_for",
+    ),
+    plant(
+        "engine/initial.py",
+        "nn.init.kaiming_normal_(layer.weight)",
+        "nn.init.kaiming_uniform_(layer.weight)",
+        "test_initial::test_weights_have_the_variance_of_their_paper",
+    ),
+    plant(
+        "engine/initial.py",
+        "bias.copy_(mean.clamp(LEAST, 1 - LEAST).logit())",
+        "bias.copy_(mean)",
+        "test_initial::test_the_last_bias_is_the_logit_of_the_mean",
+    ),
+    plant(
+        "families/gaussian.py",
+        "logvar.clamp(*self.logvar_range) if self.logvar_range else bounded_logvar(logvar)",
+        "bounded_logvar(logvar)",
+        "test_initial::test_log_variances_are_clamped_where_a_paper_clamps_them",
+    ),
+    # ---- what is held against a paper
+    plant(
+        "reports/reference.py",
+        'in ("dynamic", "fixed")',
+        'in ("dynamic", "fixed", None)',
+        "test_reference::test_a_likelihood_of_grey_pixels_is_never_held_against_a_paper",
+    ),
+    # ---- black and white pixels
+    plant(
+        "data/binarise.py",
+        "np.left_shift(grey, 16, dtype=np.uint32)",
+        "np.left_shift(grey, 15, dtype=np.uint32)",
+        "test_binarise::test_pixels_are_white_with_their_grey_level_as_probability",
+    ),
+    plant(
+        "data/binarise.py",
+        "* np.uint64(len(words)) + words",
+        "+ words",
+        "test_binarise::test_pixels_are_white_with_their_grey_level_as_probability",
+    ),
+    plant(
+        "data/binarise.py",
+        "states * GOLDEN + salt(key)",
+        "states * GOLDEN",
+        "test_binarise::test_an_images_draw_depends_on_key_and_number_alone",
+    ),
+    plant(
+        "data/sampler.py",
+        "looks = torch.tensor([step * batch_size + rank * len(indices[0]) for step in steps])",
+        "looks = torch.tensor([step * batch_size for step in steps])",
+        "test_binarise::test_two_processes_see_each_image_binarised_once_and_anew_at_the_next_look",
+    ),
+    plant(
+        "data/sampler.py",
+        "seen = images.stored if images.redraw else images",
+        "seen = images",
+        "test_binarise::test_two_processes_see_each_image_binarised_once_and_anew_at_the_next_look",
+    ),
+    plant(
+        "data/build.py",
+        "seed if cfg.binarize == 'dynamic' else cfg.split_seed",
+        "seed",
+        "test_binarise::test_dynamic_draws_follow_the_seed_and_fixed_ones_do_not",
+    ),
+    plant(
+        "data/source.py",
+        "rows if self.files is None else self.files.digests[rows]",
+        "rows",
+        "test_binarise::test_a_pictures_draw_stays_when_others_come",
+    ),
+    plant(
+        "data/identity.py",
+        "images.stored.batch(positions)",
+        "images.batch(positions)",
+        "test_binarise::test_the_data_stays_what_it_is",
+    ),
+    plant(
+        "metrics/likelihood.py",
+        'elif binarise == "no" and not are_binary(subject):',
+        'elif binarise == "no" and False:',
+        "test_binarise::test_numbers_say_which_pixels_they_are_of",
+    ),
     # ---- what else is drawn, averaged, set
     plant(
         "families/deterministic.py",
@@ -1143,9 +1260,27 @@ MUTATIONS = (
     ),
     plant(
         "runs.py",
-        "model, config = trainer.evaluated, run.config",
-        "model, config = trainer.model, run.config",
+        "model = trainer.evaluated",
+        "model = trainer.model",
         "test_train::test_the_average_is_what_is_validated_and_left",
+    ),
+    plant(
+        "engine/train.py",
+        "max(self._epochs_done(self.best_step), self.config.warmup_epochs or 0)",
+        "self._epochs_done(self.best_step)",
+        "test_train::test_patience_is_over_where_it_would_have_been",
+    ),
+    plant(
+        "engine/train.py",
+        'self.best_step = progress.get("best_step", self.step)',
+        "self.best_step = self.step",
+        "test_train::test_patience_is_over_where_it_would_have_been",
+    ),
+    plant(
+        "runs.py",
+        "        trainer.take_best()\n",
+        "",
+        "test_train::test_the_best_weights_are_those_left_where_they_count",
     ),
     plant(
         "engine/validation.py",

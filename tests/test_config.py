@@ -187,7 +187,10 @@ def test_what_is_no_setting_is_refused(override: str, tmp_path: Path) -> None:
     ("override", "words"),
     [
         ("epocs=3", "unknown key 'epocs'. Did you mean 'epochs'?"),
-        ("optimizer.beta=[0, 0]", "unknown key 'optimizer.beta'. Did you mean 'betas'? Known: betas, eps, fused, name"),
+        (
+            "optimizer.beta=[0, 0]",
+            "unknown key 'optimizer.beta'. Did you mean 'betas'? Known: betas, centered, eps",
+        ),
         ("wandb.projct=x", "unknown key 'wandb.projct'. Did you mean 'project'?"),
         ("benchmark.metric=[fid]", "unknown key 'benchmark.metric'. Did you mean 'metrics'?"),
     ],
@@ -216,18 +219,26 @@ def test_what_is_missing(text: str, words: str, tmp_path: Path) -> None:
 
 POSITIVE_INTEGERS = (
     *("batch_size", "accumulate", "threads", "log_every", "eval_every", "checkpoint_every", "keep", "eval_batch_size"),
+    "patience",
     *("data.size", "data.limit", "benchmark.n", "steps"),
 )
 ILLEGAL = {
     **dict.fromkeys(POSITIVE_INTEGERS, ("0", "-1", "1.5", "many", "[]")),
     **dict.fromkeys(("seed", "lr_warmup"), ("-1", "1.5", "many")),
-    **dict.fromkeys(("epochs", "lr", "clip", "optimizer.eps"), ("0", "-1", "many", ".inf", ".nan")),
+    **dict.fromkeys(("epochs", "lr", "clip", "optimizer.eps", "warmup_epochs"), ("0", "-1", "many", ".inf", ".nan")),
     **dict.fromkeys(("ema",), ("0", "1", "-1", "2", ".nan")),
     **dict.fromkeys(("data.val_fraction", "data.test_fraction"), ("1", "-0.1", "2", "some", ".nan")),
     "optimizer.weight_decay": ("-1", "some", ".inf", ".nan"),
     "optimizer.betas": ("[1, 0.5]", "[0.5]", "[0.5, -0.1]", "0.9"),
     "optimizer.name": ("adm", "3"),
-    "lr_schedule": ("step", "3"),
+    "lr_schedule": (
+        *("step", "3", "{multistep: {milestones: [2]}}", "{multistep: {milestones: [], gamma: 0.5}}", "{burda: 3}"),
+        *(f"{{multistep: {{milestones: {m}, gamma: {g}}}}}" for m, g in (("[3, 2]", 0.5), ("[0]", 0.5), ("[2]", 1))),
+    ),
+    "optimizer.centered": ("maybe", "2"),
+    "init": ("kaiming", "1"),
+    "init_bias_from_data": ("maybe", "2"),
+    "evaluate_on": ("first", "1"),
     "device": ("gpu", "tpu"),
     "mixed_precision": ("yes", "fp32"),
     "trackers": ("[mlflow]", "wandb"),
@@ -236,6 +247,7 @@ ILLEGAL = {
     "data.val_from": ("val",),
     **dict.fromkeys(("data.flip", "data.dequantise", "channels_last", "compile"), ("maybe", "2")),
     **dict.fromkeys(("shard", "tune", "optimizer.fused"), ("maybe", "2")),
+    "data.binarize": ("static", "1", "yes"),
     "data.random_crop": ("-1", "1.5", "some"),
     "data.split_seed": ("1.5", "x"),
     "data.root": ("3",),
@@ -269,7 +281,10 @@ def test_no_is_a_word_and_still_a_truth_value_where_one_is_wanted(tmp_path: Path
 
 
 def test_a_dumped_config_loads_as_the_same(tmp_path: Path) -> None:
-    config = load(tmp_path, "data.root=some/where", "data.range=[0, 1]", "optimizer.eps=1e-9", "model.hidden_dims=[3]")
+    schedule = "lr_schedule={multistep: {milestones: [2, 3], gamma: 0.5}}"
+    config = load(
+        tmp_path, schedule, "data.root=some/where", "data.range=[0, 1]", "optimizer.eps=1e-9", "model.hidden_dims=[3]"
+    )
     text = yaml.safe_dump(config.dump(), sort_keys=False)
     assert load_config(write(tmp_path, dumped=text)) == config
 

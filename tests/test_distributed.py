@@ -34,15 +34,16 @@ def write(path: Path, values: dict[str, Any]) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("variant", ["still", "duel"])
-def test_ranks_hold_equal_parameters(variant: str, tmp_path: Path) -> None:
-    """And without noise they are the parameters of one process at the same global batch."""
-    two = write(tmp_path / "two.yaml", settings(tmp_path / "two", variant))
+@pytest.mark.parametrize(("variant", "binarize"), [("still", "none"), ("still", "dynamic"), ("duel", "none")])
+def test_ranks_hold_equal_parameters(variant: str, binarize: str, tmp_path: Path) -> None:
+    """And without noise they are the parameters of one process at the same global batch, whose pixels are the same."""
+    data = {"name": "digits", "limit": 300, "binarize": binarize}
+    two = write(tmp_path / "two.yaml", settings(tmp_path / "two", variant, data=data))
     assert torchrun("tests/rank_dump.py", two).wait(timeout=120) == 0
     first, second = (load_file(tmp_path / "two" / f"rank{rank}of2.safetensors") for rank in (0, 1))
     assert all(torch.equal(first[name], second[name]) for name in first)
     if variant == "still":
-        one = write(tmp_path / "one.yaml", settings(tmp_path / "one", variant))
+        one = write(tmp_path / "one.yaml", settings(tmp_path / "one", variant, data=data))
         subprocess.run([sys.executable, "tests/rank_dump.py", one], cwd=ROOT, env=ENVIRONMENT, check=True)
         alone = load_file(tmp_path / "one" / "rank0of1.safetensors")
         for name in first:

@@ -27,6 +27,7 @@ from zoo.config import Config, check, flatten, load_config
 from zoo.engine import checkpoint, folder, launch, provenance
 from zoo.engine.checkpoint import pointed_to
 from zoo.engine.folder import CHANGES_THE_RUN, MAY_CHANGE
+from zoo.engine.train import Trainer
 from zoo.errors import Undelivered, UserError
 from zoo.evaluation import MAY_BE_SET, evaluate_run
 from zoo.files import read_results
@@ -58,6 +59,34 @@ def evaluate(out: Path, *overrides: str, **options: Any) -> None:
 # ---- evaluate leaves a run what it is
 
 
+def test_other_weights_of_a_run_are_scored_beside_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    validate = Trainer._validate
+    losses = {16: 1.0}  # which makes it the best
+    monkeypatch.setattr(
+        Trainer, "_validate", lambda self, ends: validate(self, ends) | {"val/loss": losses.get(self.step, 2.0)}
+    )
+    out = tmp_path / "run"
+    assert run(make_config(out, steps=25)) == 0
+    before = read_results(out)
+    evaluate(out, "benchmark.metrics=[mse]", checkpoint="best")
+    after = read_results(out)
+    best = read_results(out, "checkpoint best")["metrics"]
+    assert {key: after[key] for key in before} == before and set(best) >= {"elbo", "psnr", "mse"}
+    assert run(make_config(tmp_path / "short", steps=16)) == 0
+    assert best["elbo"]["value"] == read_results(tmp_path / "short")["metrics"]["elbo"]["value"]
+    assert best["elbo"]["value"] != before["metrics"]["elbo"]["value"]
+    evaluate(out, checkpoint="last")  # which is what the run is
+    assert set(read_results(out)["elsewhere"]) == {"checkpoint best"}
+    evaluate(out, "data.limit=200", "data.title=fewer", checkpoint="best")
+    assert set(read_results(out)["elsewhere"]) == {"checkpoint best", "fewer, checkpoint best"}
+    shutil.rmtree(out / "checkpoints")
+    with pytest.raises(UserError, match="--checkpoint best: there is no such checkpoint"):
+        evaluate(out, checkpoint="best")
+    assert run(make_config(tmp_path / "averaged", steps=3, ema=0.9)) == 0
+    with pytest.raises(UserError, match=r"--checkpoint best: the run's numbers are those of its average \(ema\)"):
+        evaluate(tmp_path / "averaged", checkpoint="best")
+
+
 # A value for each key that differs from the run's own, and is legal.
 OTHERWISE: dict[str, Any] = {
     "model.name": "beta",
@@ -71,11 +100,14 @@ OTHERWISE: dict[str, Any] = {
     "data.title": "mine",
     "data.limit": 299,
     "data.range": [-1, 1],
+    "data.binarize": "fixed",
     "data.val_from": "test",
     "plugins": [str(PLUGINS / "duel.py")],
     "out": "/elsewhere",
     "title": "mine",
     "init_from": "/somewhere",
+    "evaluate_on": "best",
+    "init": "he",
     "freeze": ["encoder"],
     "epochs": None,
     "steps": 7,

@@ -160,13 +160,20 @@ def test_bits_per_dim_of_a_uniform_density() -> None:
 @pytest.mark.parametrize(("recon", "range_"), [("mse", (0.0, 1.0)), ("mse", (-1.0, 1.0)), ("bce", (0.0, 1.0))])
 def test_bits_per_dim_row(recon: str, range_: tuple[float, float], tmp_path: Path) -> None:
     model = zoo.create("mlp", ImageSpec(3, 2, 2, range_), recon=recon, hidden_dims=[4], latent_dim=LATENT)
-    rows = nll(subject_of(model, noise(60, 3, 2, 2), tmp_path), k=3)
+    images = binarised(noise(60, 3, 2, 2), 0) if recon == "bce" else noise(60, 3, 2, 2)
+    rows = nll(subject_of(model, images, tmp_path), k=3)
     spacing = 1.0 if recon == "bce" else (range_[1] - range_[0]) / 255
     row = rows["bits_per_dim"]
     assert row.unit == "bits/dim"
     assert row.value == pytest.approx(bits_per_dim(rows["nll"].value, 12, spacing))
     assert ("density times the spacing" in row.protocol) == (recon == "mse")
-    assert ("not a normalised density" in row.protocol) == (recon == "bce")
+    assert ("black or white in the data" in row.protocol) == (recon == "bce")
+
+
+def test_grey_pixels_under_a_bernoulli_have_no_bits(tmp_path: Path) -> None:
+    model = zoo.create("mlp", ImageSpec(3, 2, 2), recon="bce", hidden_dims=[4], latent_dim=LATENT)
+    (row,) = nll(subject_of(model, noise(60, 3, 2, 2), tmp_path), k=3).values()
+    assert "grey pixels: not a normalised density" in row.protocol
 
 
 def test_binarised_pixels_are_white_with_their_grey_value_as_probability() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -15,7 +16,7 @@ from zoo.base import ImageSpec
 from zoo.errors import UserError
 from zoo.families.gaussian import GaussianVAE
 from zoo.models import create
-from zoo.nets.pairs import NETS, Net, build_net, label_vector
+from zoo.nets.pairs import HIDDEN, NETS, Net, build_net, label_vector
 
 SMALL: dict[str, dict[str, Any]] = {
     "mlp": {"hidden_dims": [7]},
@@ -24,7 +25,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "mnist": {"base_channels": 2, "hidden_dim": 6},
     "vanilla": {"hidden_dims": [2, 3, 4]},
     "resnet": {"hidden_dims": [4, 6, 6], "blocks": 2},
+    "gated": {"hidden_dims": [7, 5]},
+    "rae": {"base_channels": 2},
 }
+ANY_SIZE = ["mlp", "vanilla", "resnet", "gated"]
 
 
 def layers(module: nn.Module, kind: type) -> list[Any]:
@@ -35,12 +39,13 @@ def check(net: Net, image: ImageSpec, in_channels: int) -> None:
     with torch.no_grad():
         features = net.encoder(torch.zeros(2, in_channels, image.height, image.width))
         assert features.shape == (2, *net.feature_shape)
-        assert net.decoder(features).shape == (2, *image.shape)
+        given = features if net.decoder_shape is None else torch.zeros(2, *net.decoder_shape)
+        assert net.decoder(given).shape == (2, *image.shape)
 
 
 def test_every_net_is_tested() -> None:
     assert {entry.name for entry in NETS} >= SMALL.keys()
-    assert {entry.name for entry in NETS if entry.target.__module__ == "zoo.nets.pairs"} == SMALL.keys()
+    assert {entry.name for entry in NETS if entry.target.__module__.startswith("zoo.nets.")} == SMALL.keys()
 
 
 @pytest.mark.parametrize("size", [16, 32, 64])
@@ -51,7 +56,7 @@ def test_square_images(name: str, channels: int, size: int) -> None:
     check(build_net(name, image, **SMALL[name]), image, channels)
 
 
-@given(st.sampled_from(["mlp", "vanilla", "resnet"]), *(st.integers(1, n) for n in (4, 50, 50, 3)))
+@given(st.sampled_from(ANY_SIZE), *(st.integers(1, n) for n in (4, 50, 50, 3)))
 @settings(max_examples=60, deadline=None)
 def test_nets_that_take_any_size(name: str, channels: int, height: int, width: int, extra: int) -> None:
     image = ImageSpec(channels, height, width)
@@ -73,6 +78,8 @@ def test_sizes_that_a_net_admits(name: str, height: int, width: int) -> None:
         ("conv", 28, 28, "divisible by 16, not 28 x 28: set data.size=32"),
         ("conv", 32, 40, "divisible by 16, not 32 x 40"),
         ("conv", 2, 2, "divisible by 16, not 2 x 2: set data.size=16"),
+        *(("rae", h, w, f"square images of 16, .* not {h} x {w}") for h, w in ((28, 28), (8, 8), (256, 256), (48, 48))),
+        ("rae", 32, 64, "square images of 16, .* not 32 x 64"),
         ("mnist", 30, 28, "divisible by 4, not 30 x 28: set data.size=\\[32, 28"),
         ("mnist", 1, 1, "divisible by 4, not 1 x 1: set data.size=4"),
         *(("celeba", h, w, f"square images of 8, 16, .* not {h} x {w}") for h, w in ((4, 4), (2, 2), (1, 1), (48, 48))),
@@ -103,6 +110,9 @@ def test_building_changes_no_option_and_no_default(name: str) -> None:
         ("mlp", {"hidden_dims": []}, "hidden_dims is .*at least 1"),
         ("mlp", {"hidden_dims": [0]}, "hidden_dims is .*greater than 0"),
         ("conv", {"base_channels": 0}, "base_channels is 0"),
+        ("mlp", {"activation": "swish"}, "activation is 'swish'"),
+        ("gated", {"hidden_dims": []}, "hidden_dims is .*at least 1"),
+        ("rae", {"base_channels": 0}, "base_channels is 0"),
         ("resnet", {"blocks": 0}, "blocks is 0"),
         ("mnist", {"hidden_dim": -1}, "hidden_dim is -1"),
     ],
@@ -120,6 +130,59 @@ def test_mlp_of_the_notebook_has_its_parameter_count() -> None:
     widths = [(layer.in_features, layer.out_features) for layer in layers(model, nn.Linear)]
     assert sorted(widths) == sorted([(784, 400), (400, 20), (400, 20), (20, 400), (400, 784)])
     assert sum(parameter.numel() for parameter in model.parameters()) == 652_824
+
+
+@pytest.mark.parametrize("activation", HIDDEN)
+def test_an_mlp_has_the_activation_that_is_asked_for(activation: str) -> None:
+    net = build_net("mlp", ImageSpec(1, 4, 4), hidden_dims=[5, 6], activation=activation)
+    linear = layers(net.encoder, nn.Linear)
+    x = torch.rand(3, 1, 4, 4)
+    function = getattr(F, activation, getattr(torch, activation, None))
+    assert function is not None
+    expected = function(linear[1](function(linear[0](x.flatten(1)))))
+    torch.testing.assert_close(net.encoder(x), expected)
+    linear = layers(net.decoder, nn.Linear)
+    h = torch.randn(3, 6)
+    expected = linear[1](function(linear[0](function(h))))  # the decoder's first activation is of what it is given
+    torch.testing.assert_close(net.decoder(h).flatten(1), expected)
+
+
+def test_gated_net() -> None:
+    """Tomczak & Welling: A(x) sigmoid(B(x)) in two layers of 300 on both sides, and no other activation."""
+    net = build_net("gated", ImageSpec(1, 28, 28))
+    widths = [(layer.in_features, layer.out_features) for layer in layers(net.encoder, nn.Linear)]
+    assert widths == [(784, 300)] * 2 + [(300, 300)] * 2
+    widths = [(layer.in_features, layer.out_features) for layer in layers(net.decoder, nn.Linear)]
+    assert widths == [(300, 300)] * 4 + [(300, 784)]
+    net = build_net("gated", ImageSpec(1, 2, 2), hidden_dims=[3])
+    x = torch.randn(5, 1, 2, 2)
+    value, gate = layers(net.encoder, nn.Linear)
+    torch.testing.assert_close(net.encoder(x), value(x.flatten(1)) * torch.sigmoid(gate(x.flatten(1))))
+
+
+def test_rae_net() -> None:
+    net = build_net("rae", ImageSpec(1, 32, 32))
+    down, up = layers(net.encoder, nn.Conv2d), layers(net.decoder, nn.ConvTranspose2d)
+    assert [(c.in_channels, c.out_channels) for c in down] == [(1, 128), (128, 256), (256, 512), (512, 1024)]
+    assert [(c.in_channels, c.out_channels) for c in up] == [(1024, 512), (512, 256)]
+    (last,) = layers(net.decoder, nn.Conv2d)
+    assert (last.in_channels, last.out_channels, last.kernel_size, last.stride) == (256, 1, (4, 4), (1, 1))
+    assert {(c.kernel_size, c.stride) for c in down + up} == {((4, 4), (2, 2))}
+    assert (net.feature_shape, net.decoder_shape) == ((1024, 2, 2), (1024, 8, 8))
+    assert [norm.num_features for norm in layers(net.decoder, nn.BatchNorm2d)] == [512, 256]
+    faces = build_net("rae", ImageSpec(3, 64, 64), base_channels=8)
+    assert [c.out_channels for c in layers(faces.decoder, nn.ConvTranspose2d)] == [32, 16, 8]
+    kernels = {c.kernel_size for part in (faces.encoder, faces.decoder) for c in layers(part, nn.Conv2d)}
+    assert kernels == {(5, 5)} and faces.decoder_shape == (64, 8, 8)
+
+
+def test_a_model_on_a_net_whose_decoder_begins_with_another_map() -> None:
+    model = create("mlp", ImageSpec(1, 16, 16), net="rae", base_channels=2, latent_dim=3)
+    shapes = [tuple(layer.weight.shape) for layer in layers(model, nn.Linear)]
+    assert sorted(shapes) == sorted([(3, 16), (3, 16), (16 * 64, 3)])
+    assert model.reconstruct(torch.zeros(2, 1, 16, 16)).shape == (2, 1, 16, 16)
+    with pytest.raises(UserError, match="net 'rae' has another map at its decoder"):
+        create("vq", ImageSpec(1, 16, 16), net="rae", base_channels=2)
 
 
 def test_teaching_net() -> None:
@@ -182,7 +245,13 @@ def test_plain_names_bring_their_sources_defaults(
 
 def test_only_resnet_needs_no_synchronised_batch_statistics() -> None:
     norms = {name: len(layers(build_net(name, ImageSpec(1, 16, 16)).encoder, nn.BatchNorm2d)) for name in SMALL}
-    assert norms["resnet"] == 0 and norms["conv"] and norms["vanilla"] and norms["celeba"]
+    assert (
+        norms["resnet"] == norms["gated"] == norms["mlp"] == 0
+        and norms["rae"]
+        and norms["conv"]
+        and norms["vanilla"]
+        and norms["celeba"]
+    )
 
 
 def test_labels_as_vectors() -> None:

@@ -23,7 +23,7 @@ from zoo.errors import UserError
 
 def test_learning_rate_is_a_function_of_the_step() -> None:
     config = check(Config, settings(Path("r"), lr=1.0, lr_warmup=4, lr_schedule="cosine"), "test")
-    rates = [learning_rate(config, config.lr, step, 12) for step in range(12)]
+    rates = [learning_rate(config, config.lr, step, 12, 0) for step in range(12)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4] == 1.0 and rates[8] == pytest.approx(0.5)
     assert all(later < earlier for earlier, later in itertools.pairwise(rates[4:]))
@@ -31,8 +31,35 @@ def test_learning_rate_is_a_function_of_the_step() -> None:
 
 def test_learning_rate_falls_along_a_line() -> None:
     config = check(Config, settings(Path("r"), lr=2.0, lr_warmup=2, lr_schedule="linear"), "test")
-    rates = [learning_rate(config, config.lr, step, 6) for step in range(6)]
+    rates = [learning_rate(config, config.lr, step, 6, 0) for step in range(6)]
     assert rates == pytest.approx([1.0, 2.0, 2.0, 1.5, 1.0, 0.5])
+
+
+def test_learning_rate_falls_at_milestones(tmp_path: Path) -> None:
+    schedule = {"multistep": {"milestones": [2, 5], "gamma": 0.1}}
+    config = check(Config, settings(Path("r"), lr=1.0, lr_warmup=4, lr_schedule=schedule), "test")
+    rates = [learning_rate(config, 3.0, 10, 99, epoch) for epoch in range(8)]
+    assert rates == pytest.approx([3.0] * 2 + [0.3] * 3 + [0.03] * 3)
+    assert learning_rate(config, 3.0, 1, 99, 6) == 1.5
+    # As torch has it, which counts an epoch when it is over; and by the images that a batch of 32 has seen of 243.
+    t = Trainer(set_up(make_config(tmp_path / "r", steps=60, lr_schedule=schedule)))
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=t.players[0].lr)
+    torchs = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 5], 0.1)
+    for epoch in range(7):
+        first = -(-epoch * 243 // 32)
+        assert t._rate(t.players[0], first) == pytest.approx(torchs.get_last_lr()[0])
+        assert t._rate(t.players[0], -(-(epoch + 1) * 243 // 32) - 1) == pytest.approx(torchs.get_last_lr()[0])
+        optimizer.step()
+        torchs.step()
+
+
+def test_burdas_rates() -> None:
+    """3^i epochs at 1e-3 x 10^(-i/7), i = 0 to 7."""
+    config = check(Config, settings(Path("r"), lr_schedule="burda"), "test")
+    expected = [1e-3 * 10 ** (-i / 7) for i in range(8) for _ in range(3**i)]
+    assert len(expected) == 3280 and expected[-1] == 1e-4
+    assert [learning_rate(config, 1e-3, 0, 1, epoch) for epoch in range(3280)] == pytest.approx(expected, rel=1e-12)
+    assert learning_rate(config, 1e-3, 0, 1, 5000) == pytest.approx(1e-4)
 
 
 def optimizer_of(config: Config, parameters: list[nn.Parameter], player: str = "vae") -> torch.optim.Optimizer:
@@ -79,10 +106,13 @@ def test_a_player_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
         set_up(make_config(tmp_path / "r", model=model, optimizer={"critc": {"lr": 0.1}}))
 
 
-@pytest.mark.parametrize("name", ["adam", "adamw", "rmsprop", "sgd"])
+@pytest.mark.parametrize("name", ["adam", "adamw", "adamax", "rmsprop", "sgd"])
 def test_every_optimizer_has_its_settings(name: str, tmp_path: Path) -> None:
-    given = {"name": name, "eps": 1e-5, "betas": [0.7, 0.8], "weight_decay": 0.25}
-    group = optimizer_of(make_config(tmp_path, optimizer=given), [nn.Parameter(torch.zeros(2))]).param_groups[0]
+    given = {"name": name, "eps": 1e-5, "betas": [0.7, 0.8], "weight_decay": 0.25, "centered": True}
+    made = optimizer_of(make_config(tmp_path, optimizer=given), [nn.Parameter(torch.zeros(2))])
+    assert type(made).__name__.lower() == name
+    group = made.param_groups[0]
+    assert group.get("centered", name != "rmsprop")
     assert (group["lr"], group["weight_decay"]) == (1e-3, 0.25)
     if name != "sgd":
         assert group["eps"] == 1e-5
@@ -108,7 +138,9 @@ def test_a_fused_optimizer_takes_the_same_step(tmp_path: Path, name: str) -> Non
 ADAM = {"name": "adam", "weight_decay": 0.1, "eps": 1e-4, "betas": [0.8, 0.9]}
 
 
-@pytest.mark.parametrize("optimizer", [ADAM, ADAM | {"name": "adamw"}, ADAM | {"fused": False}, {"name": "sgd"}])
+@pytest.mark.parametrize(
+    "optimizer", [ADAM, ADAM | {"name": "adamw"}, ADAM | {"fused": False}, {"name": "adamax"}, {"name": "sgd"}]
+)
 def test_the_loop_steps_as_torch_does(tmp_path: Path, optimizer: dict[str, Any]) -> None:
     """Bit for bit: with a rate of its own for each step, without some gradients, and on from a saved state."""
     config = make_config(tmp_path, optimizer=optimizer)

@@ -22,7 +22,9 @@ from zoo.engine.step import TrainStep
 from zoo.engine.train import Trainer
 from zoo.errors import UserError
 from zoo.models import create
+from zoo.variants.beta import BetaVAE
 
+SMALL = {"net": "mlp", "hidden_dims": [4], "latent_dim": 3}
 CONV = {"name": "vanilla", "hidden_dims": [4, 8], "latent_dim": 3}
 
 
@@ -109,6 +111,33 @@ def test_a_crop_leaves_something_of_the_image(tmp_path: Path) -> None:
     assert set_up(make_config(tmp_path / "r", data=data | {"random_crop": 7})).data.train.shape == (1, 8, 8)
     with pytest.raises(UserError, match="data.random_crop is 8, but must be less than the 8 pixels of an image's side"):
         set_up(make_config(tmp_path / "r", data=data | {"random_crop": 8}))
+
+
+def test_warmup_may_be_told_in_epochs(tmp_path: Path) -> None:
+    """Of the run as it is: 5 of its 20 epochs are a quarter, and the config keeps the epochs."""
+    config = make_config(
+        tmp_path / "r", "beta", epochs=20, steps=None, warmup_epochs=5, model={"name": "beta", **SMALL}
+    )
+    run = set_up(config)
+    model = run.model
+    assert isinstance(model, BetaVAE) and model.warmup == pytest.approx(0.25, rel=0.01)
+    assert "warmup" not in config.model.options
+    model.progress.fill_(0.125)
+    assert model.kl_weight() == pytest.approx(2.0, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"model": {"name": "ae", **SMALL}}, "model 'ae' has no warmup of its KL"),
+        ({"model": {"name": "beta", "warmup": 0.5, **SMALL}}, "model.warmup is 0.5: leave one of them out"),
+        ({"warmup_epochs": 3.96}, "warmup_epochs is 3.96, and must be less than the run's 3.951 epochs"),
+    ],
+)
+def test_warmup_that_can_not_be_is_one_sentence(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:
+    values = {"warmup_epochs": 2, "model": {"name": "beta", **SMALL}} | changes
+    with pytest.raises(UserError, match=complaint):
+        set_up(make_config(tmp_path / "r", "beta", **values))
 
 
 def test_denormal_numbers_count_as_zero(tmp_path: Path) -> None:

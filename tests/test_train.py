@@ -100,6 +100,7 @@ RESUMED = {
             "optimizer": {"name": "adamw", "weight_decay": 0.01},
         },
     ),
+    "binarised anew": ("mlp", {"data": {"name": "digits", "limit": 300, "flip": True, "binarize": "dynamic"}}),
     "batch norm": ("vanilla", {"model": {"name": "vanilla", "hidden_dims": [4, 8]}}),
     "bf16": ("mlp", {"mixed_precision": "bf16"}),
     "two players": ("duel", {}),
@@ -143,11 +144,81 @@ def test_resume_without_a_checkpoint_starts_anew(tmp_path: Path) -> None:
 def test_a_resumed_run_knows_the_best_it_has_seen(tmp_path: Path) -> None:
     config = make_config(tmp_path / "r")
     t = trainer(config)
-    t.step, t.best_val = 10, -123.5
+    t.step, t.best_val, t.best_step = 10, -123.5, 7
     t.save(best=True)
     t.checkpoints.finish()
     resumed = trainer(config)
-    assert resumed.resume() and (resumed.step, resumed.best_val) == (10, -123.5)
+    assert resumed.resume() and (resumed.step, resumed.best_val, resumed.best_step) == (10, -123.5, 7)
+
+
+def script_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
+    """Let the validation loss at the end of each epoch be as told."""
+    validate = Trainer._validate
+    monkeypatch.setattr(
+        Trainer,
+        "_validate",
+        lambda self, ends: validate(self, ends) | {"val/loss": losses[self._epochs_done(self.step) - 1]},
+    )
+
+
+BEST: dict[str, dict[str, object]] = {
+    "plain": {},
+    "average": {"ema": 0.9},
+    "batch norm": {"model": {"name": "vanilla", "hidden_dims": [4, 8], "latent_dim": 3}},
+}
+
+
+@pytest.mark.parametrize("case", BEST)
+def test_the_best_weights_are_those_left_where_they_count(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script_losses(monkeypatch, [5.0, 3.0, 4.0, 4.5])
+    assert run(make_config(tmp_path / "last", steps=25, **BEST[case])) == 0
+    assert run(make_config(tmp_path / "best", steps=25, evaluate_on="best", **BEST[case])) == 0
+    assert run(make_config(tmp_path / "short", steps=16, **BEST[case] | {"lr_schedule": "constant"})) == 0
+    last, best, short = (load_file(tmp_path / name / "model.safetensors") for name in ("last", "best", "short"))
+    assert all(torch.equal(best[name], short[name]) for name in best)  # the second epoch ends with step 16
+    assert any(not torch.equal(best[name], last[name]) for name in best)
+    results = json.loads((tmp_path / "best" / "results.json").read_text())
+    assert results["weights"].startswith("best by validation loss, of step 16") and results["steps"] == 25
+    expected = json.loads((tmp_path / "short" / "results.json").read_text())["metrics"]["elbo"]["value"]
+    assert results["metrics"]["elbo"]["value"] == expected
+
+
+@pytest.mark.parametrize(("changes", "end"), [({}, 38), ({"warmup_epochs": 4.0}, 54)])
+def test_patience_is_over_where_it_would_have_been(
+    changes: dict[str, object], end: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three epochs after the second, or after the fourth, that warm-up ends with; also if it was killed before."""
+    script_losses(monkeypatch, [5.0, 3.0, *[4.0] * 20])
+    keys = {"steps": 100, "patience": 3, "evaluate_on": "best", "checkpoint_every": 7} | changes
+    assert run(make_config(tmp_path / "whole", **keys)) == 0
+    take_step = Trainer.take_step
+
+    def fails_at_25(self: Trainer, *batch: torch.Tensor) -> None:
+        if self.step == 25:
+            raise ConnectionError
+        take_step(self, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "take_step", fails_at_25)
+        with pytest.raises(ConnectionError):
+            run(make_config(tmp_path / "broken", **keys))
+    assert run(make_config(tmp_path / "broken", **keys), resume=True) == 0
+    before = digest(tmp_path / "whole")
+    assert run(make_config(tmp_path / "whole", **keys), resume=True) == 0  # once over, it stays over
+    for name in ("whole", "broken"):
+        assert json.loads((tmp_path / name / "results.json").read_text())["steps"] == end
+        assert digest(tmp_path / name) == before
+        assert rows(tmp_path / name)[-1]["step"] == end
+    with pytest.raises(UserError, match="another eval_every"):
+        run(make_config(tmp_path / "whole", **keys, eval_every=5), resume=True)
+
+
+def test_best_weights_that_are_gone_are_one_sentence(tmp_path: Path) -> None:
+    t = trainer(make_config(tmp_path / "r", evaluate_on="best"))
+    with pytest.raises(UserError, match="the best weights by validation loss were in .*step_00000000, and are gone"):
+        t.take_best()
 
 
 def test_a_resumed_run_may_be_longer_but_not_another(finished: Path, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ class BaseVAE(nn.Module, ABC):
         not_compiled: Why torch.compile can't take the training step; empty if it can.
         settled: Options of parent classes that this one decides itself, and its users can't.
         optimizers: What a player's optimizer has of its own in the paper: `{"critic": {"lr": 1e-4}}`; a config may say
-            otherwise. Keys: name, lr, betas, eps, weight_decay.
+            otherwise. Keys: name, lr, betas, eps, weight_decay, centered.
         progress: Scalar buffer from 0 to 1, set by the loop before each step; read by schedules, kept in checkpoints.
     """
 

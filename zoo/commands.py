@@ -69,6 +69,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("run", type=Path, help="the run's folder")
     evaluate.add_argument("--inception-weights", type=Path, help="weight file of the 2015 Inception, for FID and KID")
     _add_plugins(evaluate)
+    evaluate.add_argument("--checkpoint", choices=["best", "last"], help="which weights (the run's own: evaluate_on)")
     evaluate.add_argument("--again", action="store_true", help="compute metrics anew that are there already")
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="such as benchmark.metrics=[fid,ssim]")
 
@@ -213,7 +214,9 @@ def run_evaluate(arguments: argparse.Namespace) -> int:
     overrides = arguments.overrides
     if arguments.inception_weights is not None:
         overrides = [*overrides, f"benchmark.inception_weights={arguments.inception_weights.resolve()}"]
-    evaluate_run(arguments.run, overrides, arguments.again, arguments.plugin, arguments.trust_plugins)
+    evaluate_run(
+        arguments.run, overrides, arguments.again, arguments.plugin, arguments.trust_plugins, arguments.checkpoint
+    )
     return 0
 
 

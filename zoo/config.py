@@ -107,6 +107,9 @@ class DataConfig(BaseModel):
     flip: bool = False  # mirror training images left to right, at random
     random_crop: NonNegativeInt = 0  # pad training images by so many mirrored pixels, and crop them at random
     dequantise: bool = False  # add to each training pixel a random part of its grey level
+    # Pixels of all splits made white or black by chance, their grey level the probability. fixed: by one draw for ever,
+    # by split_seed. dynamic: by another at each look in training, and of val and test by one for each seed of a run
+    binarize: Literal["none", "dynamic", "fixed"] = "none"
 
     @property
     def options(self) -> dict[str, Any]:
@@ -117,10 +120,12 @@ class DataConfig(BaseModel):
     def _known_range(self) -> DataConfig:
         if self.range not in (None, (0, 1), (-1, 1)):
             raise ValueError("range must be [0, 1] or [-1, 1]")
+        if self.dequantise and self.binarize != "none":
+            raise ValueError("dequantise adds noise to grey levels, and binarize leaves none: set one of them alone")
         return self
 
 
-OptimizerName = Literal["adam", "adamw", "sgd", "rmsprop"]
+OptimizerName = Literal["adam", "adamw", "adamax", "sgd", "rmsprop"]
 
 
 class PlayerOptimizer(_Strict):
@@ -131,6 +136,7 @@ class PlayerOptimizer(_Strict):
     betas: tuple[Fraction, Fraction] | None = None
     eps: PositiveFloat | None = None
     weight_decay: NonNegativeFloat | None = None
+    centered: bool | None = None
 
 
 class OptimizerConfig(_Strict):
@@ -143,6 +149,7 @@ class OptimizerConfig(_Strict):
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # rmsprop: the second is its smoothing
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
+    centered: bool = False  # rmsprop: divide by the gradient's standard deviation, not by its root mean square
     fused: bool = True  # one kernel for all parameters
 
     @property
@@ -157,6 +164,43 @@ class OptimizerConfig(_Strict):
             if key not in cls.model_fields and not isinstance(value, dict | PlayerOptimizer):
                 raise ValueError(f"unknown key 'optimizer.{key}'.{did_you_mean(key, cls.model_fields)}")
         return values
+
+
+class Multistep(_Strict):
+    """A rate that is multiplied by `gamma` once so many epochs are over as each of the milestones says."""
+
+    milestones: Annotated[list[PositiveInt], Field(min_length=1)]  # epochs, the first one first
+    gamma: Annotated[float, Field(gt=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Multistep:
+        if self.milestones != sorted(set(self.milestones)):
+            raise ValueError("milestones must rise")
+        return self
+
+
+class MultistepSchedule(_Strict):
+    """`lr_schedule: {multistep: {milestones: [200, 350], gamma: 0.63}}`."""
+
+    multistep: Multistep
+
+
+def _check_schedule(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """Answer for the kind that was meant, a word or a mapping."""
+    try:
+        return check(value)
+    except ValidationError as error:
+        if not isinstance(value, dict):
+            known = "constant, linear, cosine, burda or {multistep: {milestones: [200, 350], gamma: 0.5}}"
+            raise ValueError(f"it must be {known}") from None
+        fault = next(e for e in error.errors() if e["loc"][0] == MultistepSchedule.__name__)
+        where, said = ".".join(map(str, fault["loc"][1:])), fault["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{where}: {said}") from None
+
+
+Schedule = Annotated[
+    Literal["constant", "linear", "cosine", "burda"] | MultistepSchedule, WrapValidator(_check_schedule)
+]
 
 
 class WandbConfig(_Strict):
@@ -186,6 +230,8 @@ class Config(_Strict):
     out: Place | None = None  # the run's folder; None: runs/<variant>_<dataset>_z<latent>_s<size>_<seed>, or …_2, …_3
     title: str | None = None  # what the run is called on a leaderboard; None: its variant's name
     init_from: Place | None = None  # a run, or a model.safetensors, whose weights it starts from, as far as they fit
+    init: Literal["default", "he", "xavier"] = "default"  # of encoder and decoder; default: as torch has it
+    init_bias_from_data: bool = False  # the decoder's last bias: the logit of the training images' mean, pixel by pixel
     freeze: list[str] = []  # modules that are not trained, such as [encoder]
 
     epochs: PositiveFloat | None = None
@@ -194,8 +240,11 @@ class Config(_Strict):
     accumulate: PositiveInt = 1  # micro-batches per step
 
     lr: PositiveFloat = 1e-3
-    lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    # Of the run's share (linear, cosine) or its epochs: multistep, see `Multistep`; burda: 3^i epochs each at
+    # lr x 10^(-i/7), i = 0 to 7, which are 3,280 epochs
+    lr_schedule: Schedule = "constant"
     lr_warmup: NonNegativeInt = 0  # steps
+    warmup_epochs: PositiveFloat | None = None  # of the KL's weight: `model.warmup`, told in epochs and not as a share
     optimizer: OptimizerConfig = OptimizerConfig.model_validate({})
     clip: PositiveFloat | None = None  # greatest norm of a player's gradient
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay at step n: min(ema, (1 + n) / (10 + n))
@@ -211,6 +260,8 @@ class Config(_Strict):
     log_every: PositiveInt = 50  # steps
     eval_every: PositiveInt | None = None  # steps between validations; None: at each epoch's end only
     checkpoint_every: PositiveInt | None = None  # steps; None: at each epoch's end
+    evaluate_on: Literal["last", "best"] = "last"  # the weights that are left and scored: best by validation loss
+    patience: PositiveInt | None = None  # stop after so many epochs, not counting warmup_epochs, without a better one
     keep: PositiveInt = 2  # newest checkpoints kept, beside the best by validation loss
     eval_batch_size: PositiveInt = 500
     trackers: list[Literal["wandb", "tensorboard"]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from accelerate import Accelerator
 
@@ -13,7 +13,7 @@ from zoo.config import Config, flatten, load_config
 from zoo.data import Data, build_data
 from zoo.data.cache import cache_folder
 from zoo.engine import folder
-from zoo.engine.checkpoint import load, recipe_of, telling_of_plugins
+from zoo.engine.checkpoint import load, pointed_to, recipe_of, telling_of_plugins
 from zoo.engine.setup import choose_device, choose_precision, make_accelerator, set_threads
 from zoo.errors import Undelivered, UserError
 from zoo.files import CONFIG_FILE, MODEL_FILE, read_results, refuse_links, write_results
@@ -38,6 +38,7 @@ def evaluate_run(
     again: bool = False,
     plugins: Sequence[str] = (),
     trust_plugins: bool = False,
+    checkpoint: Literal["best", "last"] | None = None,
 ) -> None:
     """Measure what a trained run lacks, and draw its pictures, as training does at its end.
 
@@ -50,9 +51,11 @@ def evaluate_run(
         again: Compute metrics anew that are in `results.json` already.
         plugins: Files or modules to load, such as that of the run's variant.
         trust_plugins: Load the copies that the run keeps of its plugins: code from its folder is run.
+        checkpoint: Which weights: where they are not what the run is, by `evaluate_on`, they are scored alone, and
+            their results kept beside the run's own.
 
     Raises:
-        UserError: if the folder holds no finished run, or a setting would make it another run.
+        UserError: if the folder holds no finished run, or not the weights, or a setting would make it another run.
         Undelivered: if a metric that was asked for could not be computed.
     """
     refuse_links(out)
@@ -62,21 +65,39 @@ def evaluate_run(
         raise UserError(f"the run in {out} is not finished: there is no {MODEL_FILE} in it; go on with --resume")
     trained = load_config(out / CONFIG_FILE)
     config = load_config(out / CONFIG_FILE, overrides)
-    elsewhere = _other_data(trained, config)
+    other = elsewhere = _other_data(trained, config)
+    weights = None
+    if checkpoint not in (None, trained.evaluate_on):
+        weights = _checkpoint(out, trained, checkpoint)
+        elsewhere = ", ".join(filter(None, [other, f"checkpoint {checkpoint}"]))
     device = choose_device(config)
-    model = load(out, device, plugins, trust_plugins)
+    model = load(weights or out, device, plugins, trust_plugins)
     set_threads(config)
     accelerator = make_accelerator(config, choose_precision(config, device))
     with telling_of_plugins(recipe_of(out)["plugins"]), accelerator.main_process_first():
         asked_for(config, config.benchmark.metrics)
-        data = build_data(config.data, folder.read_membership(out) if elsewhere else None)
-        if elsewhere is None:
+        data = build_data(config.data, folder.read_membership(out) if other else None, config.seed)
+        if other is None:
             known = read_results(out).get("data_digest")
             data = folder.same_data(config, data, out, known, CHANGED_DATA)
     _see_that_they_fit(model, data)
-    failed = measure(out, model.to(accelerator.device), data, config, accelerator, {}, again, elsewhere)
+    failed = measure(out, model.to(accelerator.device), data, config, accelerator, {}, again, elsewhere, weights)
     accelerator.end_training()
     complain(failed, out)
+
+
+def _checkpoint(out: Path, trained: Config, which: str) -> Path:
+    """Return the file of a run's best or last weights.
+
+    Raises:
+        UserError: if there is none.
+    """
+    if trained.ema is not None:
+        raise UserError(f"--checkpoint {which}: the run's numbers are those of its average (ema), which no file holds")
+    path = pointed_to(out / folder.CHECKPOINTS / ("best" if which == "best" else "latest")) / MODEL_FILE
+    if not path.is_file():
+        raise UserError(f"--checkpoint {which}: there is no such checkpoint in {out / folder.CHECKPOINTS}")
+    return path
 
 
 def _other_data(trained: Config, config: Config) -> str | None:
@@ -130,6 +151,7 @@ def measure(
     facts: dict[str, Any],
     again: bool = False,
     elsewhere: str | None = None,
+    weights: Path | None = None,
 ) -> list[str]:
     """Score a trained model, and draw its pictures.
 
@@ -142,11 +164,12 @@ def measure(
         facts: What is to stand in the results beside the numbers.
         again: Compute anew what is there already.
         elsewhere: The data's name, where it is not the run's own; no pictures are drawn then.
+        weights: The file that the model is from, where it is not the run's own.
 
     Returns:
         What could not be computed.
     """
-    subject = Subject(model.eval(), data, config, accelerator, cache_folder() / "references")
+    subject = Subject(model.eval(), data, config, accelerator, cache_folder() / "references", weights=weights)
     benchmark(out, subject, EVERY_RUN, again, elsewhere)
     if accelerator.is_main_process:
         found = facts if elsewhere is None else {"data": data.describe(), "data_digest": data.digest}

@@ -87,6 +87,11 @@ def _train(run: Run, resume: bool, overwrite: bool, changed: dict[str, Any]) -> 
         _tell_changes(changed, trainer.step)
     _start_trackers(run)
     stopped_by, failed = trainer.fit(), []
+    if main and trainer.given_up:
+        print(
+            f"stopped at step {trainer.step:,} of {run.total_steps:,}: in {config.patience} epochs no validation loss "
+            f"was below that of step {trainer.best_step:,}"
+        )
     if stopped_by:
         if main:
             print(f"stopped at step {trainer.step:,}, checkpoint written; to go on: {again()}", flush=True)
@@ -194,7 +199,12 @@ def finish(run: Run, trainer: Trainer) -> list[str]:
     Returns:
         The metrics that could not be computed.
     """
-    model, config = trainer.evaluated, run.config
+    config = run.config
+    which = "final"
+    if config.evaluate_on == "best":
+        trainer.take_best()
+        which = f"best by validation loss, of step {trainer.best_step}"
+    model = trainer.evaluated
     weights = weights_of(model)
     if run.accelerator.is_main_process:
         write_weights(run.out / MODEL_FILE, weights, model.image, config.model, plugin_digests(config.plugins))
@@ -205,7 +215,7 @@ def finish(run: Run, trainer: Trainer) -> list[str]:
         "steps": trainer.step,
         "epochs": trainer.step * config.batch_size / len(run.data.train),
         "batch_size": config.batch_size,
-        "weights": "final" if trainer.average is None else "final, averaged (ema)",
+        "weights": which if trainer.average is None else f"{which}, averaged (ema)",
         "data": run.data.describe(),
         "device": run.accelerator.device.type,
         "processes": run.accelerator.num_processes,

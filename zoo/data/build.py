@@ -96,7 +96,7 @@ class Data:
         return torch.bincount(images.labels, minlength=len(self.class_names)).tolist()
 
 
-def build_data(cfg: DataConfig, run: Membership | None = None) -> Data:
+def build_data(cfg: DataConfig, run: Membership | None = None, seed: int = 0) -> Data:
     """Load the data set that `cfg` names and split it.
 
     What is held out depends on `cfg.split_seed` alone, and is in random order, so that its first images are
@@ -106,6 +106,7 @@ def build_data(cfg: DataConfig, run: Membership | None = None) -> Data:
         cfg: Which images.
         run: The `Data.membership` of a run that is to go on, or to be measured, with data that may have changed: its
             pictures stay where they were, whatever `cfg` says.
+        seed: The run's, by which `binarize: dynamic` draws.
 
     Raises:
         UserError: if the data set is unknown, can't be read, or leaves a split without images.
@@ -115,7 +116,10 @@ def build_data(cfg: DataConfig, run: Membership | None = None) -> Data:
     root = cfg.root or Path(os.environ.get("DATA_ROOT") or "data")
     source = _load(entry, root.expanduser(), cfg, options)
 
-    train, val, test = (_first(images, cfg.limit) for images in (source.train, source.val, source.test))
+    train, val, test = (
+        _drawn(_first(images, cfg.limit), split, cfg, seed)
+        for split, images in (("train", source.train), ("val", source.val), ("test", source.test))
+    )
     assert train is not None
     val_of_train = val is None and cfg.val_from == "train"
     if test is None:
@@ -131,7 +135,7 @@ def build_data(cfg: DataConfig, run: Membership | None = None) -> Data:
 
     data = Data(
         cfg.name,
-        replace(train, balance=cfg.balance),
+        replace(train, balance=cfg.balance, redraw=cfg.binarize == "dynamic"),
         val,
         test,
         source.class_names,
@@ -169,6 +173,13 @@ def _load(entry: Entry[Callable[..., Source]], root: Path, cfg: DataConfig, opti
         if is_ours(entry.target):
             raise
         raise crash(f"data set {entry.name!r}: {name}", error, entry.target) from error
+
+
+def _drawn(images: Images | None, split: str, cfg: DataConfig, seed: int) -> Images | None:
+    """Have the pixels of an official split made black or white, if that is asked for."""
+    if images is None or cfg.binarize == "none":
+        return images
+    return replace(images, draw=f"{split} {cfg.binarize} {seed if cfg.binarize == 'dynamic' else cfg.split_seed}")
 
 
 def _first(images: Images | None, limit: int | None) -> Images | None:

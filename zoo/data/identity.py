@@ -19,7 +19,7 @@ def digest(splits: Mapping[str, Images], label_names: Sequence[str], known: str)
     """Return 16 hexadecimal digits for what a run sees: which images with which labels are in each split.
 
     Pictures that are files count by their files' content, in whatever order: their names, their folder, and the size
-    that they are brought to do not matter. Images in memory count by their pixels, in their order.
+    that they are brought to do not matter. Images in memory count by their pixels as they are stored, in their order.
 
     Args:
         splits: Each split's images.
@@ -36,7 +36,7 @@ def digest(splits: Mapping[str, Images], label_names: Sequence[str], known: str)
             whole.update(images.index.numpy().tobytes())
         elif not known:
             for positions in torch.arange(len(images)).split(CHUNK):
-                whole.update(images.batch(positions)[0].contiguous().numpy().tobytes())
+                whole.update(images.stored.batch(positions)[0].contiguous().numpy().tobytes())
         if images.labels is not None:
             whole.update(images.labels.contiguous().numpy().tobytes())
     return whole.hexdigest()

@@ -3,7 +3,8 @@
 The stream is one shuffle of all images after another. Step `s` of global batch size `b` takes the stream's positions
 `s * b` to `(s + 1) * b`, so every batch is full, no image is seen twice before all are seen once, and a run resumes at
 any step without replaying those before it. Where classes are to be drawn evenly, the stream is made of rounds: an equal
-share of each class's own stream of shuffles, shuffled. For evaluation, every image once, in the order of the split.
+share of each class's own stream of shuffles, shuffled. Where pixels are made black or white at each look, the place in
+the stream says how. For evaluation, every image once, in the order of the split.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from zoo.base import BaseVAE, Batch
+from zoo.data.binarise import binarise
 from zoo.data.pixels import to_float
 from zoo.data.source import Images
 
@@ -105,6 +107,7 @@ def batches(
     Raises:
         ValueError: as `step_indices` does.
     """
+    seen = images.stored if images.redraw else images
     balanced = balanced_indices(images.labels, seed) if images.balance and images.labels is not None else None
 
     def indices_of(step: int) -> Tensor:
@@ -118,7 +121,11 @@ def batches(
     def gather(first: int) -> list[tuple[Tensor, Tensor | None]]:
         steps = range(first, min(first + together, stop))
         indices = [indices_of(step) for step in steps]
-        pixels, labels = images.batch(torch.cat(indices))
+        pixels, labels = seen.batch(torch.cat(indices))
+        if images.redraw:  # by the image's place in the stream, which all ranks share
+            looks = torch.tensor([step * batch_size + rank * len(indices[0]) for step in steps])
+            numbers = (looks[:, None] + torch.arange(len(indices[0]))).flatten()
+            pixels = binarise(pixels, numbers, f"look {seed}")
         parts = pixels.split(len(indices[0]))
         return list(zip(parts, [None] * len(steps) if labels is None else labels.split(len(indices[0])), strict=True))
 

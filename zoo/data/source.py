@@ -10,6 +10,7 @@ import torch
 import torch.utils.data
 from torch import Tensor
 
+from zoo.data.binarise import binarise
 from zoo.data.digests import Files
 from zoo.data.files import ImageFiles
 from zoo.errors import PluginError
@@ -28,6 +29,8 @@ class Images:
         mapped: Whether reading `pixels` may wait for a disk.
         files: Where each row of `pixels` comes from, for pictures that are files.
         balance: Whether training draws the classes evenly, and not the images.
+        draw: The key of the draw by which pixels are made black or white, see `binarise`; "": they stay grey.
+        redraw: Whether training draws them anew at each look.
     """
 
     pixels: Tensor | ImageFiles
@@ -37,6 +40,8 @@ class Images:
     mapped: bool = False
     files: Files | None = None
     balance: bool = False
+    draw: str = ""
+    redraw: bool = False
 
     def __post_init__(self) -> None:
         """Check what a plugin's author may get wrong."""
@@ -80,6 +85,11 @@ class Images:
             return []
         return list(self.files.names) if self.index is None else [self.files.names[i] for i in self.index.tolist()]
 
+    @property
+    def stored(self) -> Images:
+        """The same images with pixels as they are stored, not made black or white."""
+        return replace(self, draw="", redraw=False)
+
     def subset(self, positions: Tensor) -> Images:
         """Return the images at `positions`, int64 `[K]`, without copying pixels."""
         return replace(
@@ -104,6 +114,8 @@ class Images:
             pixels = torch.from_numpy(self.pixels.numpy().take(rows.numpy(), axis=0))
         else:
             pixels = self.pixels.index_select(0, rows)
+        if self.draw:  # a file is known by its content, so that its draw stays when others come and go
+            pixels = binarise(pixels, rows if self.files is None else self.files.digests[rows], self.draw)
         if self.labels is None:
             return pixels, None
         labels = self.labels.numpy().take(positions.numpy(), axis=0)

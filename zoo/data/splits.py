@@ -11,13 +11,13 @@ on with a set that changed gives its `Membership`, and then none moves.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.data.binarise import salt, scattered
 from zoo.data.listing import shown
 from zoo.data.sampler import permutation
 from zoo.data.source import Images
@@ -60,12 +60,8 @@ def hold_out(
 
 
 def _places(digests: np.ndarray, seed: int, split: str) -> np.ndarray:
-    """Return where between 0 and 1 contents lie, evenly, and anew for each seed and split (splitmix64's last steps)."""
-    salt = int.from_bytes(hashlib.blake2b(f"{split} {seed}".encode(), digest_size=8).digest(), "little")
-    x = digests.view(np.uint64) ^ np.uint64(salt)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((x ^ (x >> np.uint64(31))) >> np.uint64(11)) / 2.0**53
+    """Return where between 0 and 1 contents lie, evenly, and anew for each seed and split."""
+    return (scattered(digests.view(np.uint64) ^ salt(f"{split} {seed}")) >> np.uint64(11)) / 2.0**53
 
 
 def _among(digests: np.ndarray, run: Membership | None, splits: Iterable[str]) -> np.ndarray:

@@ -52,6 +52,8 @@ MAY_CHANGE = (
     *("data.verify",),
     *("log_every", "eval_every", "checkpoint_every", "eval_batch_size", "benchmark"),
 )
+# But for these, where the best weights by validation loss are those that count, or end the run.
+SAY_WHICH_IS_BEST = ("eval_every", "eval_batch_size")
 # What it may change so that it is another run than one that had it from the start: its history, and its hash, tell.
 CHANGES_THE_RUN = ("epochs", "steps", "lr", "clip", "mixed_precision")
 
@@ -123,7 +125,8 @@ def changes(config: Config, out: Path) -> dict[str, Any]:
     old, new = (flatten(each.dump()) for each in (before, config))
     differing = {}
     for key in sorted({*old, *new}):
-        if old.get(key) == new.get(key) or _is_among(key, MAY_CHANGE):
+        chooses = key in SAY_WHICH_IS_BEST and (config.evaluate_on == "best" or config.patience is not None)
+        if old.get(key) == new.get(key) or (_is_among(key, MAY_CHANGE) and not chooses):
             continue
         if not _is_among(key, CHANGES_THE_RUN):
             raise UserError(
@@ -226,7 +229,7 @@ def same_data(config: Config, data: Data, out: Path, known: str | None, advice: 
     if known is None or data.digest == known:
         return data
     before = read_membership(out)
-    data = build_data(config.data, before)
+    data = build_data(config.data, before, config.seed)
     if data.digest == known or advice is None:
         return data
     now, then = (

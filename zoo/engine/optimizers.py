@@ -8,12 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from zoo.base import BaseVAE
-from zoo.config import Config, PlayerOptimizer
+from zoo.config import Config, MultistepSchedule, PlayerOptimizer
+
+BURDA_STAGES = 8
 
 
 def player_settings(config: Config, model: BaseVAE | type[BaseVAE], player: str) -> PlayerOptimizer:
     """Return a player's settings, none of them open: its own in the config, else its paper's, else all players'."""
-    common = config.optimizer.model_dump(include={"name", "betas", "eps", "weight_decay"}) | {"lr": config.lr}
+    common = config.optimizer.model_dump(include=PlayerOptimizer.model_fields.keys() - {"lr"}) | {"lr": config.lr}
     own = config.optimizer.players.get(player, PlayerOptimizer()).model_dump(exclude_none=True)
     return PlayerOptimizer(**common | model.optimizers.get(player, {}) | own)
 
@@ -25,21 +27,36 @@ def make_optimizer(settings: PlayerOptimizer, fused: bool, parameters: list[nn.P
     if settings.name == "sgd":
         return torch.optim.SGD(parameters, lr=lr, weight_decay=decay)
     if settings.name == "rmsprop":
-        return torch.optim.RMSprop(parameters, lr=lr, alpha=settings.betas[1], eps=settings.eps, weight_decay=decay)
+        smoothing, centered = settings.betas[1], bool(settings.centered)
+        return torch.optim.RMSprop(parameters, lr, smoothing, settings.eps, weight_decay=decay, centered=centered)
+    if settings.name == "adamax":
+        return torch.optim.Adamax(parameters, lr=lr, betas=settings.betas, eps=settings.eps, weight_decay=decay)
     cls = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
     fused = fused and parameters[0].device.type in ("cpu", "cuda")
     return cls(parameters, lr=lr, betas=settings.betas, eps=settings.eps, weight_decay=decay, fused=fused)
 
 
-def learning_rate(config: Config, lr: float, step: int, total: int) -> float:
+def learning_rate(config: Config, lr: float, step: int, total: int, epoch: int) -> float:
     """Return the rate of a step (from 0), where `lr` is the highest.
 
-    A linear warm-up, then constant, or to zero along a line or half a cosine.
+    A linear warm-up, then constant, or to zero along a line or half a cosine, or down in steps after so many epochs.
+
+    Args:
+        config: Says which.
+        lr: The player's own.
+        step: Steps done.
+        total: Of the run.
+        epoch: Epochs done.
     """
     if step < config.lr_warmup:
         return lr * (step + 1) / config.lr_warmup
     if config.lr_schedule == "constant":
         return lr
+    if config.lr_schedule == "burda":  # 3^i epochs each: Burda et al. 2016, arXiv:1509.00519, section 5
+        return lr * 10 ** (-sum(epoch >= (3**i - 1) // 2 for i in range(1, BURDA_STAGES)) / (BURDA_STAGES - 1))
+    if isinstance(config.lr_schedule, MultistepSchedule):
+        steps = config.lr_schedule.multistep
+        return lr * steps.gamma ** sum(epoch >= milestone for milestone in steps.milestones)
     done = (step - config.lr_warmup) / max(1, total - config.lr_warmup)
     return lr * (1 - done if config.lr_schedule == "linear" else 0.5 + 0.5 * math.cos(math.pi * done))
 

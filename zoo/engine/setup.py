@@ -23,11 +23,12 @@ from zoo.base import VARIANTS, BaseVAE, Batch, random_batch
 from zoo.config import Config, OptimizerConfig
 from zoo.data import Data, build_data
 from zoo.engine.checkpoint import recipe_of, weights_file
+from zoo.engine.initial import bias_from_data, initialise
 from zoo.engine.optimizers import player_settings
 from zoo.engine.rehearsal import rehearse
 from zoo.errors import UserError
 from zoo.memory import require
-from zoo.models import create, preferred_range
+from zoo.models import create, model_options, preferred_range
 from zoo.registry import did_you_mean, load_plugin
 
 if torch.distributed.is_available():
@@ -107,7 +108,8 @@ class Run:
         return "\n".join(
             [
                 f"model   {config.model.name} ({type(model).__name__}), {parameters:,} parameters",
-                f"data    {self.data.describe()}, pixels in [{model.image.range[0]:g}, {model.image.range[1]:g}]",
+                f"data    {self.data.describe()}, pixels in [{model.image.range[0]:g}, {model.image.range[1]:g}]"
+                + (f", binarised ({config.data.binarize})" if config.data.binarize != "none" else ""),
                 *([f"labels  {labels}"] if (labels := self.data.describe_labels()) else []),
                 f"steps   {self.total_steps:,} of {config.batch_size} images"
                 f" ({self.total_steps * config.batch_size / len(self.data.train):.4g} epochs)",
@@ -141,7 +143,7 @@ def set_up(config: Config) -> Run:
             f"accumulated micro-batches: make it a multiple of {ranks * config.accumulate}"
         )
     with processes.main_process_first():  # the first process decodes or downloads, the others find it done
-        data = build_data(config.data)
+        data = build_data(config.data, seed=config.seed)
     margin, side = config.data.random_crop, min(data.train.shape[1:])
     if margin >= side:
         raise UserError(f"data.random_crop is {margin}, but must be less than the {side} pixels of an image's side")
@@ -151,6 +153,8 @@ def set_up(config: Config) -> Run:
         f"batches of {per_rank:,} images",
         "choose a smaller batch_size or data.size",
     )
+    total = config.steps or math.ceil(config.epochs * len(data.train) / config.batch_size)  # type: ignore[operator]
+    options |= warmup(config, total * config.batch_size / len(data.train))
     torch.manual_seed(config.seed)
     model = create(config.model.name, data.spec(pixel_range), **options)
     for player in config.optimizer.players:
@@ -163,6 +167,10 @@ def set_up(config: Config) -> Run:
             f"the gradients and Adam's moments of model {config.model.name!r}",
             "choose fewer and narrower layers",
         )
+    if config.init != "default":
+        initialise(model, config.init)
+    if config.init_bias_from_data:
+        bias_from_data(model, data.train)
     started_from = init_from(model, config.init_from) if config.init_from else ""
     freeze(model, config)
     precision = choose_precision(config, device, variant.bf16_safe)
@@ -186,8 +194,25 @@ def set_up(config: Config) -> Run:
     latent = f"_z{model.latent_dim}" if hasattr(model, "latent_dim") else ""
     size = f"{height}" if height == width else f"{height}x{width}"
     out = config.out or Path("runs") / f"{config.model.name}_{config.data.name}{latent}_s{size}_{config.seed}"
-    total = config.steps or math.ceil(config.epochs * len(data.train) / config.batch_size)  # type: ignore[operator]
     return Run(config, out, data, model, accelerator, precision, channels_last, total, started_from)
+
+
+def warmup(config: Config, epochs: float) -> dict[str, float]:
+    """Return the model's option `warmup`, a share of a run of so many epochs, where the config gives it in epochs.
+
+    Raises:
+        UserError: if the model has no such option, has it set already, or the run is too short for it.
+    """
+    if config.warmup_epochs is None:
+        return {}
+    name, given, asked = config.model.name, config.model.options, f"warmup_epochs is {config.warmup_epochs:g}"
+    if "warmup" not in model_options(name, given):
+        raise UserError(f"{asked}, but model {name!r} has no warmup of its KL")
+    if "warmup" in given:
+        raise UserError(f"{asked} and model.warmup is {given['warmup']}: leave one of them out")
+    if config.warmup_epochs >= epochs:
+        raise UserError(f"{asked}, and must be less than the run's {epochs:.4g} epochs")
+    return {"warmup": config.warmup_epochs / epochs}
 
 
 def init_from(model: BaseVAE, source: Path) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -51,6 +52,7 @@ class Trainer:
         average: The model's average (`ema`), or None.
         step: How many steps are done.
         best_val: The least validation loss so far.
+        best_step: At which step it was.
         log: What the run says of itself.
         checkpoints: What it leaves to go on from.
     """
@@ -68,7 +70,7 @@ class Trainer:
         self.average: AveragedModel | None = None
         if self.config.ema is not None:
             self.average = AveragedModel(self.model, multi_avg_fn=self._average)
-        self.step, self.best_val = 0, math.inf
+        self.step, self.best_val, self.best_step = 0, math.inf, 0
         self.log = Log(run)
         self.checkpoints = Checkpoints(run.out, self.config.keep)
 
@@ -88,7 +90,7 @@ class Trainer:
         Raises:
             Diverged: if the loss stops being finite.
         """
-        config, total = self.config, self.run.total_steps
+        config, total = self.config, self.step if self.given_up else self.run.total_steps
         stream = batches(self.run.data.train, config.batch_size, config.seed, self.step, total, self.rank, self.world)
         self._to_training_mode()
         stopping = 0
@@ -102,10 +104,18 @@ class Trainer:
                 if self.step == next_due or stopping:
                     self._between_steps(self._due(self.step), bool(stopping))
                     next_due = self._next_due()
+                    if self.given_up:
+                        break
                 if stopping:
                     break
         self.checkpoints.finish()
-        return stopping if self.step < total else 0
+        return stopping if self.step < total and not self.given_up else 0
+
+    @property
+    def given_up(self) -> bool:
+        """Whether `patience` is over: by what a checkpoint keeps, so that a resumed run stops where it would have."""
+        since = max(self._epochs_done(self.best_step), self.config.warmup_epochs or 0)
+        return self.config.patience is not None and self._epochs_done(self.step) - since >= self.config.patience
 
     def take_step(self, images: Tensor, labels: Tensor | None) -> None:
         """Let every player whose turn it is take one optimizer step on this rank's share of a batch.
@@ -149,7 +159,10 @@ class Trainer:
         yield
         if self.config.clip is not None:
             self.accelerator.clip_grad_norm_(player.parameters, self.config.clip)
-        player.step(learning_rate(self.config, player.lr, self.step, self.run.total_steps))
+        player.step(self._rate(player, self.step))
+
+    def _rate(self, player: Player, step: int) -> float:
+        return learning_rate(self.config, player.lr, step, self.run.total_steps, self._epochs_done(step))
 
     def _summing_up(self, last: bool) -> AbstractContextManager[Any]:
         """Within it, gradients are added up on each rank; in the last micro-batch, averaged over the ranks."""
@@ -202,14 +215,15 @@ class Trainer:
             if due.validate:
                 row |= self._validate(due.epoch_ends)
                 new_best = row["val/loss"] < self.best_val
-                self.best_val = min(self.best_val, row["val/loss"])
+                if new_best:
+                    self.best_val, self.best_step = row["val/loss"], self.step
             if row:
                 epoch = self.step * self.config.batch_size / len(self.run.data.train)
                 self.log.write({"step": self.step, "epoch": epoch} | row)
             if due.validate:
                 self.log.draw(self.evaluated)
                 self._to_training_mode()
-        if due.save or new_best or stopping:
+        if due.save or new_best or stopping or self.given_up:
             self.save(new_best)
         self.log.start_clock()
 
@@ -219,7 +233,7 @@ class Trainer:
         row: dict[str, Any] = {f"train/{name}": value for name, value in terms.items()}
         if steps != self.config.log_every:
             row["window"] = steps
-        return row | {"lr": learning_rate(self.config, self.players[0].lr, self.step - 1, self.run.total_steps)}
+        return row | {"lr": self._rate(self.players[0], self.step - 1)}
 
     def _to_training_mode(self) -> None:
         """Train what is not frozen: a frozen module stays as it is, statistics of its BatchNorm and all."""
@@ -258,7 +272,7 @@ class Trainer:
     def save(self, best: bool) -> None:
         """Write a checkpoint while training goes on; `best`: whether no earlier validation loss was lower."""
         # The epoch's sums are a collective, so every rank takes part before the main process writes.
-        progress = {"best_val": self.best_val} | self.log.state()
+        progress = {"best_val": self.best_val, "best_step": self.best_step} | self.log.state()
         if not (self.accelerator.is_main_process or self.config.shard):
             return
         state: dict[str, Any] = {player.name: player.optimizer.state_dict() for player in self.players}
@@ -294,9 +308,7 @@ class Trainer:
         path, progress = found
         if self.accelerator.is_main_process:
             self.checkpoints.point(path)
-        now = self.model.state_dict()
-        weights = load_file(path / MODEL_FILE)
-        self.model.load_state_dict({name: share_out(tensor, now[name]) for name, tensor in weights.items()})
+        self._load_weights(path)
         state = load_state(path)
         for player in self.players:
             player.optimizer.load_state_dict(share_out_moments(state[player.name], player.parameters))
@@ -305,8 +317,28 @@ class Trainer:
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.step, self.best_val = progress["step"], progress["best_val"]
+        self.best_step = progress.get("best_step", self.step)  # of a checkpoint from before there was patience
         self.log.load_state(progress)
         return True
+
+    def take_best(self) -> None:
+        """Go back to the weights of the least validation loss. A collective.
+
+        Raises:
+            UserError: if their checkpoint is gone.
+        """
+        self.accelerator.wait_for_everyone()  # the first process may still have been writing them
+        path = self.checkpoints.path(self.best_step)
+        if not (path / MODEL_FILE).is_file():
+            raise UserError(f"the best weights by validation loss were in {path}, and are gone: set evaluate_on=last")
+        self._load_weights(path)
+        if self.average is not None:
+            self.average.load_state_dict(load_state(path)["average"])
+        self.evaluated.progress.fill_(1.0)  # as it was validated
+
+    def _load_weights(self, checkpoint: Path) -> None:
+        now, weights = self.model.state_dict(), load_file(checkpoint / MODEL_FILE)
+        self.model.load_state_dict({name: share_out(tensor, now[name]) for name, tensor in weights.items()})
 
     def close(self) -> None:
         """End trackers and process group; the trainer takes no more steps.

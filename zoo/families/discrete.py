@@ -11,6 +11,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec
+from zoo.errors import UserError
 from zoo.families.latent import LatentVAE
 from zoo.nets.batch_norm import unremembered
 from zoo.parts.priors import AutoregressivePrior
@@ -77,6 +78,11 @@ class CodeVAE(LatentVAE):
 
     def __init__(self, image: ImageSpec, *, dim: PositiveInt, positions: PositiveInt = 16, **options: Any) -> None:
         super().__init__(image, **options)
+        if self.decoder_shape != self.feature_shape:
+            raise UserError(
+                f"the codes of {type(self).__name__} lie where a net's features do, and net {options.get('net')!r} has "
+                "another map at its decoder: choose net 'conv', 'vanilla' or 'resnet'"
+            )
         channels, *grid = self.feature_shape
         self.dim = dim
         self.positions = grid[0] * grid[1] if grid else positions

@@ -9,6 +9,7 @@ from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, VAEOutput
+from zoo.errors import UserError
 from zoo.families.latent import LatentVAE
 from zoo.parts.distributions import DiagonalGaussian, Posterior, bounded_logvar, gaussian_kl_per_dim, gaussian_sample
 
@@ -19,14 +20,26 @@ class GaussianVAE(LatentVAE):
     Args:
         image: The data's shape and range.
         latent_dim: D, dimensions of the latent.
+        logvar_range: Least and greatest log variance, which are clamped, as some papers do, so that none beyond has a
+            gradient; None: [-30, 20], where a gradient passes.
         **options: Those of `LatentVAE`: net, recon, reduction, beta, out_activation, and the net's own.
 
     Raises:
-        UserError: if net, size, activation, range and likelihood don't go together.
+        UserError: if net, size, activation, range and likelihood don't go together, or `logvar_range` does not rise.
     """
 
-    def __init__(self, image: ImageSpec, *, latent_dim: PositiveInt = 32, **options: Any) -> None:
+    def __init__(
+        self,
+        image: ImageSpec,
+        *,
+        latent_dim: PositiveInt = 32,
+        logvar_range: tuple[float, float] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(image, **options)
+        if logvar_range is not None and not logvar_range[0] < logvar_range[1]:
+            raise UserError(f"model.logvar_range is {list(logvar_range)}, and must rise, as [-6, 2] does")
+        self.logvar_range = logvar_range
         self.latent_dim = latent_dim
         self.to_mu = nn.Linear(self.features, latent_dim)
         self.to_logvar = nn.Linear(self.features, latent_dim)
@@ -36,7 +49,8 @@ class GaussianVAE(LatentVAE):
     def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mu and logvar of q(z|x), each `[B, D]`."""
         h = self.encoder(x).flatten(1)
-        return self.to_mu(h).float(), bounded_logvar(self.to_logvar(h).float())
+        logvar = self.to_logvar(h).float()
+        return self.to_mu(h).float(), logvar.clamp(*self.logvar_range) if self.logvar_range else bounded_logvar(logvar)
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Posterior:
         """Return q(z|x) of a batch."""

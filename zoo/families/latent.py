@@ -43,7 +43,8 @@ class NetVAE(BaseVAE):
 
     Attributes:
         feature_shape: `(F,)` or `(F, h, w)`, of what the encoder returns and the decoder takes.
-        features: Their number.
+        features: Their number, of an encoder's.
+        decoder_shape: What the decoder takes, where the net has another shape for it.
 
     Raises:
         UserError: if net, size, activation, range and likelihood don't go together.
@@ -69,10 +70,11 @@ class NetVAE(BaseVAE):
         self.encoder, self.decoder = pair.encoder, pair.decoder
         self.feature_shape = pair.feature_shape
         self.features = math.prod(pair.feature_shape)
+        self.decoder_shape = pair.decoder_shape or pair.feature_shape
 
     def features_from(self, latent_dim: int) -> nn.Module:
         """Build the linear map from latents `[B, latent_dim]` to the decoder's features."""
-        return nn.Sequential(nn.Linear(latent_dim, self.features), nn.Unflatten(1, self.feature_shape))
+        return nn.Sequential(nn.Linear(latent_dim, math.prod(self.decoder_shape)), nn.Unflatten(1, self.decoder_shape))
 
     def logits(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the decoder's raw output, `[B, C, H, W]`."""

@@ -67,7 +67,7 @@ def benchmark(
         return []
     config, main = subject.config, subject.accelerator.is_main_process
     checked, failed = asked_for(config, metrics), []
-    weights = hashlib.blake2b((out / MODEL_FILE).read_bytes(), digest_size=16).hexdigest() if main else ""
+    weights = _digest(subject.weights or out / MODEL_FILE) if main else ""
     bar = tqdm(checked, desc="metrics", unit="metric", disable=not main or not sys.stderr.isatty())
     for entry, options in bar:
         bar.set_postfix_str(entry.name)
@@ -156,6 +156,10 @@ def _plain(score: Score) -> tuple[str, Score]:
     if not isinstance(score.higher_is_better, bool | None):
         return f"higher_is_better is {score.higher_is_better!r}, not True, False or None", score
     return "", score
+
+
+def _digest(weights: Path) -> str:
+    return hashlib.blake2b(weights.read_bytes(), digest_size=16).hexdigest()
 
 
 def _key(weights: str, config: Config, metric: str) -> str:

@@ -54,6 +54,7 @@ class Subject:
         cache: Folder for reference statistics.
         memo: Whatever several metrics share (features, fitted samplers), by name, so that it is computed once.
         notes: What a metric has to say beside its scores: keys of `results.json`, written with them.
+        weights: The file that the model is from; None: the run's own.
     """
 
     model: BaseVAE
@@ -63,6 +64,7 @@ class Subject:
     cache: Path
     memo: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    weights: Path | None = None
 
     @property
     def given(self) -> str:

@@ -1,8 +1,9 @@
 """How well a model predicts test images: the ELBO and its two halves, and the importance-weighted likelihood.
 
-Each measure exists three times, since a Bernoulli likelihood speaks of pixels that are 0 or 1: on the pixels as they
-are (`nll`), on pixels binarised by a draw that follows the run's seed (`nll_dynamic`), and on pixels binarised by one
-draw that never changes (`nll_fixed`).
+A Bernoulli likelihood speaks of pixels that are 0 or 1. Of a run that was trained on such (`data.binarize`, or data in
+black and white), `nll` is what papers print. Of one that was trained on grey pixels each measure exists three times: on
+the pixels as they are (`nll`, no log-probability of anything), on pixels binarised by a draw that follows the seed
+(`nll_dynamic`), and on pixels binarised by one draw that never changes (`nll_fixed`).
 """
 
 from __future__ import annotations
@@ -122,8 +123,8 @@ def nll(
 ) -> dict[str, Score]:
     """-log 1/K sum_k p(x, z_k) / q(z_k|x), an upper bound in expectation. Burda et al. 2016, arXiv:1509.00519, eq. 8.
 
-    Rows: nll in nats per image, and bits_per_dim (see the function of that name); with `_dynamic` or `_fixed` behind if
-    the pixels are binarised.
+    Rows: nll in nats per image, and bits_per_dim (see the function of that name), but not of grey pixels under a
+    Bernoulli; with `_dynamic` or `_fixed` behind if it is this metric that binarises the pixels.
 
     Args:
         subject: Its variant must have a `log_likelihood`.
@@ -143,17 +144,16 @@ def nll(
 
     image = subject.model.image
     protocol += f"{subject.given}; {k} importance samples from q(z|x)"
+    rows = {"nll": Score(nats, "nats", False, protocol, len(split))}
     spacing, unit = 1.0, "; nats / (pixels ln 2)"
     if _likelihood(subject).kind != "bce":
         low, high = image.range
         spacing = (high - low) / 255
         unit += f" - log2({high - low:g}/255): density times the spacing of the 256 levels, pixels not dequantised"
-    rows = {
-        "nll": Score(nats, "nats", False, protocol, len(split)),
-        "bits_per_dim": Score(
-            bits_per_dim(nats, image.pixels, spacing), "bits/dim", False, protocol + unit, len(split)
-        ),
-    }
+    elif binarise == "no" and not are_binary(subject):
+        return rows  # what is no probability has no bits
+    bits = bits_per_dim(nats, image.pixels, spacing)
+    rows["bits_per_dim"] = Score(bits, "bits/dim", False, protocol + unit, len(split))
     return {_row(name, binarise): score for name, score in rows.items()}
 
 
@@ -168,6 +168,10 @@ def _images(subject: Subject, binarise: Binarise) -> tuple[Images, str]:
             f"binarise={binarise} needs images in [0, 1] and a likelihood of binary pixels, recon 'bce', "
             f"not {likelihood.kind!r} on [{low:g}, {high:g}]"
         )
+    if are_binary(subject):
+        raise DoesNotApply(
+            f"binarise={binarise} is for grey pixels, and this run's are black or white: elbo and nll are of them"
+        )
     if binarise == "dynamic":
         draw = binarised(test, 1, subject.config.seed)
         return draw, "pixels binarised by a Bernoulli draw of their grey value, drawn anew for each seed of a run"
@@ -180,9 +184,28 @@ def _pixels(subject: Subject) -> str:
     likelihood = getattr(subject.model, "likelihood", None)
     if likelihood is None:  # a variant that counts its bound by itself
         return f"pixels in [{low:g}, {high:g}]"
+    if likelihood.kind == "bce" and are_binary(subject):
+        return f"Bernoulli of {drawn(subject) or 'pixels that are black or white in the data'}"
     if likelihood.kind == "bce":
         return "Bernoulli cross-entropy of grey pixels: not a normalised density, compare with its like alone"
-    return f"density of pixels in [{low:g}, {high:g}], likelihood {likelihood.kind!r}"
+    how = f"; {drawn(subject)}" if drawn(subject) else ""
+    return f"density of pixels in [{low:g}, {high:g}], likelihood {likelihood.kind!r}{how}"
+
+
+def drawn(subject: Subject) -> str:
+    """Say how the run's pixels are binarised; "" if they are as the data has them."""
+    draws = {"dynamic": "one for each seed, and in training another at each look", "fixed": "one for ever"}
+    how = draws.get(subject.config.data.binarize)
+    return f"pixels binarised by a Bernoulli draw of their grey value, {how}" if how else ""
+
+
+def are_binary(subject: Subject) -> bool:
+    """Say whether all test pixels are black or white; grey ones are found out by the first that there is."""
+    test = subject.data.test
+    if "binary pixels" not in subject.memo:
+        batches = (test.batch(positions)[0] for positions in torch.arange(len(test)).split(IMAGES_PER_CHUNK))
+        subject.memo["binary pixels"] = bool(test.draw) or all(((x == 0) | (x == 255)).all() for x in batches)
+    return subject.memo["binary pixels"]
 
 
 def _likelihood(subject: Subject) -> Likelihood:

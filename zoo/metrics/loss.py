@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from zoo.metrics.core import Score, Subject, register_metric
-from zoo.metrics.likelihood import elbo_score
+from zoo.metrics.likelihood import drawn, elbo_score
 
 NAMED = ("loss", "recon", "kl", "elbo")  # what a term of this name means is the same for every variant
 
@@ -28,6 +28,7 @@ def loss(subject: Subject) -> dict[str, Score]:
             continue
         protocol = f"pixels in [{low:g}, {high:g}]{decoded}{given}; one posterior sample per image"
         protocol += "; as the training loss has it"
+        protocol += f"; {drawn(subject)}" if drawn(subject) else ""
         if name in model.batch_terms:
             protocol += f"; over batches of {subject.config.eval_batch_size}"
         rows[name] = Score(terms[name], "nats", None, protocol, len(test))

@@ -1,7 +1,7 @@
 """Encoder / decoder pairs. A variant is an objective; a net is what it runs on, and any variant runs on any net.
 
-An encoder turns images `[B, C, H, W]` into features; a decoder turns features of the same shape into an image's raw
-values `[B, C, H, W]`, before any activation. What lies between features and latent belongs to the variant.
+An encoder turns images `[B, C, H, W]` into features; a decoder turns features of the same shape (or of one that the net
+names) into an image's raw values `[B, C, H, W]`, before any activation. What lies between belongs to the variant.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,11 @@ from zoo.options import check_options, signature_options
 from zoo.registry import Registry
 
 Widths = Annotated[list[PositiveInt], Field(min_length=1, max_length=100)]
+Hidden = Literal["relu", "tanh", "softplus", "leaky_relu", "elu", "gelu"]
+HIDDEN: dict[str, type[nn.Module]] = {
+    **{"relu": nn.ReLU, "tanh": nn.Tanh, "softplus": nn.Softplus, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU},
+    "gelu": nn.GELU,
+}
 
 
 @dataclass
@@ -33,11 +38,13 @@ class Net:
         encoder: `[B, in_channels, H, W]` -> `[B, *feature_shape]`.
         decoder: `[B, *feature_shape]` -> `[B, C, H, W]`, raw.
         feature_shape: `(F,)` for fully connected nets, `(F, h, w)` for convolutional ones.
+        decoder_shape: What the decoder takes, if not features of the shape that the encoder returns.
     """
 
     encoder: nn.Module
     decoder: nn.Module
     feature_shape: tuple[int, ...]
+    decoder_shape: tuple[int, ...] | None = None
 
 
 NETS: Registry[Callable[..., Net]] = Registry(
@@ -88,7 +95,7 @@ def _fault(net: object, image: ImageSpec, channels: int, what: str) -> str:
     shape = net.feature_shape
     if not isinstance(shape, tuple) or len(shape) not in (1, 3) or not all(isinstance(n, int) for n in shape):
         return f"{what} returned a Net whose feature_shape is {shape!r}; it must be (F,) or (F, h, w)"
-    given = {"encoder": (channels, image.height, image.width), "decoder": shape}
+    given = {"encoder": (channels, image.height, image.width), "decoder": net.decoder_shape or shape}
     wanted = {"encoder": shape, "decoder": image.shape}
     for part, size in given.items():
         module = getattr(net, part)
@@ -111,22 +118,30 @@ def _fault(net: object, image: ImageSpec, channels: int, what: str) -> str:
 
 
 @register_net("mlp", "fully connected, 784-400 by default")
-def mlp(image: ImageSpec, in_channels: int, *, hidden_dims: Widths = [400]) -> Net:  # noqa: B006 (never changed)
-    """Fully connected layers with ReLU between them; any image size.
+def mlp(
+    image: ImageSpec,
+    in_channels: int,
+    *,
+    hidden_dims: Widths = [400],  # noqa: B006 (never changed)
+    activation: Hidden = "relu",
+) -> Net:
+    """Fully connected layers with an activation between them; any image size.
 
     Args:
         image: Shape of the images.
         in_channels: Channels the encoder sees.
         hidden_dims: Widths of the encoder's hidden layers; the decoder has them in reverse.
+        activation: Of the hidden layers: relu, tanh, softplus, leaky_relu, elu or gelu.
     """
+    act = HIDDEN[activation]
     widths = [in_channels * image.height * image.width, *hidden_dims]
     encoder: list[nn.Module] = [nn.Flatten()]
     for before, after in zip(widths, widths[1:], strict=False):
-        encoder += [nn.Linear(before, after), nn.ReLU()]
+        encoder += [nn.Linear(before, after), act()]
     widths = [*reversed(hidden_dims), image.pixels]
     decoder: list[nn.Module] = []
     for before, after in zip(widths, widths[1:], strict=False):
-        decoder += [nn.ReLU(), nn.Linear(before, after)]
+        decoder += [act(), nn.Linear(before, after)]
     decoder.append(nn.Unflatten(1, image.shape))
     return Net(nn.Sequential(*encoder), nn.Sequential(*decoder), (hidden_dims[-1],))
 

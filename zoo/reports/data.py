@@ -35,7 +35,7 @@ def show(config: Config, sheet: Path) -> str:
     for plugin in config.plugins:
         load_plugin(plugin)
     pixel_range = config.data.range or preferred_range(config.model.name, config.model.options)
-    data = build_data(config.data)
+    data = build_data(config.data, seed=config.seed)
     low, high = pixel_range
     lines = [f"data     {data.describe()}, digest {data.digest}"]
     for split, images in data.splits.items():
@@ -120,7 +120,7 @@ def _contents(images: Images) -> list[int]:
         return images.digests.tolist()
     contents = []
     for positions in torch.arange(len(images)).split(LOOKED_AT):
-        for image in images.batch(positions)[0].contiguous().numpy():
+        for image in images.stored.batch(positions)[0].contiguous().numpy():
             contents.append(int.from_bytes(hashlib.blake2b(image.tobytes(), digest_size=8).digest(), "little"))
     return contents
 

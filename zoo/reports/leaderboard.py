@@ -300,6 +300,8 @@ def build_boards(runs: Iterable[Run], references: Sequence[Reference]) -> list[B
     for run in runs:
         results = run.results
         measured_on = {k: v for k, v in run.config.items() if k.startswith("data.") and k not in TRAINING_ONLY}
+        if measured_on.get("data.binarize") == "none":  # as are the runs from before there was a choice
+            del measured_on["data.binarize"]
         board_key = (results.dataset, results.image, json.dumps(measured_on, sort_keys=True), _content(run, runs))
         rows = boards.setdefault(board_key, {})
         rows.setdefault((results.variant, results.config_hash), []).append(run)

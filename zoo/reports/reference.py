@@ -16,6 +16,8 @@ from zoo.config import check, flatten, parse_yaml
 from zoo.errors import UserError
 from zoo.files import CONFIG_FILE, METRICS_FILE, RESULTS_FILE, printable, read_json, read_lines, read_text, refuse_links
 
+LIKELIHOODS = ("nll", "elbo", "distortion", "bits_per_dim")
+BLACK_AND_WHITE = ("binarized_mnist",)
 REFERENCE_FILE = Path(__file__).with_name("reference.yaml")
 
 
@@ -140,6 +142,11 @@ class Table(BaseModel):
     def _compared_or_not(self) -> Table:
         if (self.tolerance is None) != (self.conditions is None) or self.conditions == {}:
             raise ValueError("give both tolerance and conditions, or null for both")
+        drawn = flatten(self.conditions or {}).get("data.binarize") in ("dynamic", "fixed")
+        if self.conditions and self.metric in LIKELIHOODS and not drawn and self.dataset not in BLACK_AND_WHITE:
+            raise ValueError(
+                f"{self.metric} of grey pixels is no likelihood that a paper prints: let conditions name data.binarize"
+            )
         return self
 
 
