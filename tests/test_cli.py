@@ -246,7 +246,7 @@ def tiny(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("out=c.yaml", "out is c.yaml, which is a file: name a folder"),
+        ("out=c.yaml", "out is c.yaml, where no run can be: it is a file"),
         ("out=c.yaml/x", "out is c.yaml/x, where no run can be written: Not a directory"),
         ("out=/proc/x", "out is /proc/x, where no run can be written"),
         ("out=''", "out is '': it names no place"),
