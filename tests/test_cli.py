@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import shutil
@@ -21,6 +22,7 @@ from tests.fuzz_configs import held_short
 from tests.runs import PLUGINS, ROOT, make_config, run, settings
 from zoo import memory
 from zoo.base import VARIANTS
+from zoo.engine.checkpoint import weights_digest
 
 SOME = ("beta", "celeba", "conditional", "conv", "mlp", "mnist", "vanilla")
 
@@ -246,7 +248,7 @@ def tiny(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("out=c.yaml", "out is c.yaml, which is a file: name a folder"),
+        ("out=c.yaml", "out is c.yaml, where no run can be: it is a file"),
         ("out=c.yaml/x", "out is c.yaml/x, where no run can be written: Not a directory"),
         ("out=/proc/x", "out is /proc/x, where no run can be written"),
         ("out=''", "out is '': it names no place"),
@@ -395,8 +397,8 @@ def test_weights_that_are_not_finite_are_told(
     weights = load_file(path)
     weights["to_mu.bias"][0] = float("nan")
     with safe_open(path, "pt") as file:
-        recipe = file.metadata()
-    save_file(weights, path, recipe)
+        recipe = json.loads(file.metadata()["zoo"])
+    save_file(weights, path, {"zoo": json.dumps(recipe | {"digest": weights_digest(weights)})})
     code, _, error = cli(command, run_folder)
     assert code == 2 and "are not all finite (to_mu.bias is not): the run diverged, or it is damaged" in error
 

@@ -389,7 +389,10 @@ def test_a_file_that_is_no_utf8_is_named(kind: str, tmp_path: Path) -> None:
         (f"data.root={'x/' * 2500}", "a path has at most 4,000 bytes"),
         (f"title=[{'x' * 5000}]", "x…: input should be a valid string"),
         (f"base={'x' * 5000}", "unknown key 'base'"),
-        ("optimizer={critic: {speed: 1}}", "unknown key 'optimizer.critic.speed'. Known: betas, centered, eps, lr, name"),
+        (
+            "optimizer={critic: {speed: 1}}",
+            "unknown key 'optimizer.critic.speed'. Known: betas, centered, eps, lr, name",
+        ),
     ],
 )
 def test_a_value_that_nothing_can_have_is_named(setting: str, words: str, tmp_path: Path) -> None:

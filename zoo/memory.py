@@ -17,7 +17,8 @@ MAKERS: tuple[Callable[..., Any], ...] = (
     *(torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn),
     *(torch.arange, torch.linspace, torch.eye),
 )
-CPU_REFUSAL = "DefaultCPUAllocator"  # a word of what torch says where the system gives it nothing
+# Words of what torch says where the system gives it nothing, and where a tensor would have more than 2^63 numbers.
+REFUSALS = ("DefaultCPUAllocator", "multiplication overflow")
 
 
 def available() -> int:
@@ -100,7 +101,7 @@ def telling(what: str, advice: str) -> Iterator[None]:
     except (MemoryError, torch.OutOfMemoryError):
         pass
     except RuntimeError as error:
-        if CPU_REFUSAL not in str(error):
+        if not any(words in str(error) for words in REFUSALS):
             raise
     else:
         return

@@ -69,7 +69,7 @@ def choose(config: Config, default: Path, resume: bool, overwrite: bool) -> Path
     if config.out is not None:
         out = config.out.expanduser()
         if out.exists() and not out.is_dir():
-            raise UserError(f"out is {out}, which is a file: name a folder")
+            raise UserError(f"out is {out}, where no run can be: it is a file")
         refuse_links(out)
         if holds_a_run(out) and not overwrite:
             if not resume:
