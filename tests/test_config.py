@@ -391,7 +391,7 @@ def test_a_file_that_is_no_utf8_is_named(kind: str, tmp_path: Path) -> None:
         (f"base={'x' * 5000}", "unknown key 'base'"),
         (
             "optimizer={critic: {speed: 1}}",
-            "unknown key 'optimizer.critic.speed'. Known: betas, centered, eps, lr, name",
+            "unknown key 'optimizer.critic.speed'. Known: betas, centered, eps, lr,",
         ),
     ],
 )

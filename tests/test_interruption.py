@@ -97,6 +97,7 @@ def test_a_program_that_does_not_end_is_ended(tmp_path: Path) -> None:
 
 def test_what_was_begun_is_resumed_and_what_was_not_is_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/x/run.py"])
+    monkeypatch.setattr(interruption, "begun", False)  # other tests begin runs in this process
     words = ["--config", "a b.yaml", "--overwrite", "lr=1"]
     assert interruption.command_line(words) == "python run.py --config 'a b.yaml' --overwrite lr=1"
     monkeypatch.setattr(interruption, "begun", True)
