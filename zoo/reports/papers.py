@@ -11,7 +11,7 @@ from zoo.config import Config, flatten, load_config
 from zoo.errors import UserError
 from zoo.files import RESULTS_FILE
 from zoo.registry import did_you_mean
-from zoo.reports.reference import Reference, Run, load_references, measured, read_run, settings_of, unmet
+from zoo.reports.reference import Comparison, Reference, Run, load_references, measured, read_run, settings_of, unmet
 from zoo.reports.suite import MAY_DIFFER, Job, Stop, run_suite
 
 PROJECT = Path(__file__).parents[2]
@@ -27,31 +27,31 @@ class Attempt:
     Attributes:
         name: The config's, without its ending.
         reference: What is published.
-        ours: By seed; empty before there is a run.
+        ours: By seed, as many numbers as are published; empty before there is a run.
         fault: Why the runs there are can't be held against it, or "".
     """
 
     name: str
     reference: Reference
-    ours: dict[int, float]
+    ours: dict[int, tuple[float, ...]]
     fault: str = ""
 
     @property
     def published(self) -> float:
-        """What is printed."""
-        return self.reference.values[0]
+        """What is printed; of a number per epoch, the last."""
+        return self.reference.values[-1]
 
     @property
-    def mean(self) -> float:
-        """Over seeds."""
-        return fmean(self.ours.values())
+    def means(self) -> list[float]:
+        """Ours, each over seeds."""
+        return [fmean(values) for values in zip(*self.ours.values(), strict=True)]
 
     @property
     def verdict(self) -> str:
         """In a word or two."""
         if not self.ours:
             return self.fault or "not run"
-        return "within" if abs(self.mean - self.published) <= self.reference.allowed(self.published) else "outside"
+        return "within" if Comparison(self.reference, tuple(self.means)).within else "outside"
 
     @property
     def cells(self) -> list[str]:
@@ -59,10 +59,11 @@ class Attempt:
         sd = self.reference.sd
         obtained = difference = ""
         if self.ours:
-            several = len(self.ours) > 1
-            obtained = f"{self.mean:.2f} ± {stdev(self.ours.values()):.2f}" if several else f"{self.mean:.2f}"
-            obtained += f" ({len(self.ours)} seed{'s' if several else ''})"
-            difference = f"{self.mean - self.published:+.2f} ({100 * (self.mean / self.published - 1):+.1f} %)"
+            mean, last = self.means[-1], [values[-1] for values in self.ours.values()]
+            obtained = (
+                f"{mean:.2f} ± {stdev(last):.2f} ({len(last)} seeds)" if len(last) > 1 else f"{mean:.2f} (1 seed)"
+            )
+            difference = f"{mean - self.published:+.2f} ({100 * (mean / self.published - 1):+.1f} %)"
         published = f"{self.published:.2f}" + (f" ± {sd:.2f}" if sd else "")
         return [published, obtained, difference, self.verdict]
 
@@ -118,14 +119,14 @@ def _finished(folder: Path) -> list[Run]:
 
 
 def _attempt(name: str, reference: Reference, runs: Sequence[Run]) -> Attempt:
-    ours: dict[int, float] = {}
+    ours: dict[int, tuple[float, ...]] = {}
     for run in runs:
         if fault := unmet(reference, run):
             return Attempt(name, reference, {}, f"not the protocol: {fault}")
         values = measured(reference, run)
         if values is None:
             return Attempt(name, reference, {}, f"not measured: {reference.table.metric}")
-        ours[run.results.seed] = values[0]
+        ours[run.results.seed] = values
     return Attempt(name, reference, ours)
 
 
