@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,49 @@ def test_a_kill_at_each_file_operation(tmp_path: Path, undisturbed: Path) -> Non
     while killed_at(tmp_path, number, undisturbed):
         number += 1
     assert number > 50
+
+
+LONGER = {"steps": 1500, "log_every": 50, "checkpoint_every": 40, "data": {"name": "digits", "limit": 100}}
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "run.py"]
+STARTERS = {1: [sys.executable, "run.py"], 2: TWO}
+
+
+def start(processes: int, out: Path) -> subprocess.Popen[bytes]:
+    config = out.with_suffix(".yaml")
+    config.write_text(json.dumps(settings(out, **LONGER)))
+    return subprocess.Popen(
+        [*STARTERS[processes], "--config", str(config), "--resume"],
+        cwd=ROOT,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "kills"), [(1, 80), (2, 20)])
+def test_kills_at_random_moments(processes: int, kills: int, tmp_path: Path) -> None:
+    """Between the moment when a run's folder is there and its end, which is as far away as it was undisturbed."""
+    whole = tmp_path / "whole"
+    process = start(processes, whole)
+    wait_for(whole.is_dir, process)
+    began = time.monotonic()
+    assert process.wait() == 0
+    lifetime = time.monotonic() - began
+    moments = random.Random(0)
+    cut = 0
+    for number in range(kills):
+        out = tmp_path / f"killed_{number}"
+        process = start(processes, out)
+        wait_for(out.is_dir, process)
+        time.sleep(moments.uniform(0, lifetime))
+        cut += process.poll() is None
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert start(processes, out).wait() == 0
+        assert same_numbers(out, whole), f"kill {number}"
+        shutil.rmtree(out)
+    assert cut > kills / 2
 
 
 def test_the_best_checkpoint_survives_a_kill_before_its_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
