@@ -217,6 +217,7 @@ class BenchmarkConfig(_Strict):
     samplers: list[str] = ["prior"]  # where samples are drawn from: prior, gaussian, gmm10, second_stage
     n: PositiveInt = 10_000  # samples drawn, and reference images at most
     inception_weights: Place | None = None  # the 2015 Inception's weight file, for fid, kid and is
+    mobilenet_weights: Place | None = None  # torchvision's MobileNetV2, for fd_mobilenet and its like
     options: dict[str, dict[str, Any]] = {}  # metric name: its own options
 
 

@@ -8,9 +8,10 @@ An extractor is any `nn.Module`, registered as its class or as a function that r
         protocol = "my network, 32 px"                            # what else must agree: network, resize, colours
         def forward(self, images): ...                            # [B, C, H, W] in [0, 1] -> [B, 64]
 
-Images come as a PNG would hold them, rounded to 8 bits. A factory with the keyword `inception_weights` is given the
-config's. Every rank works on its own batches, and all of them end up with all features. Those of reference images are
-kept on the disk under a digest of the images, the weights and `protocol`: a changed network needs another `protocol`.
+Images come as a PNG would hold them, rounded to 8 bits. A factory with the keyword `inception_weights` or
+`mobilenet_weights` is given the config's. Every rank works on its own batches, and all of them end up with all
+features. Those of reference images are kept on the disk under a digest of the images, the weights and `protocol`: a
+changed network needs another `protocol`.
 """
 
 from __future__ import annotations
@@ -27,7 +28,6 @@ from typing import Literal, cast
 import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
-from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ from zoo.data import Images
 from zoo.errors import UserError
 from zoo.metrics import samplers
 from zoo.metrics.core import Score, Subject
+from zoo.nets.pretrained import MobileNet, find_file
 from zoo.options import signature_options
 from zoo.pictures.of_models import to_unit
 from zoo.registry import Registry
@@ -47,6 +48,7 @@ INCEPTION_URL = (
 )
 INCEPTION_FILES = (INCEPTION_URL.rsplit("/", 1)[1], "pt_inception-2015-12-05-6726825d.pth")  # one network, two names
 INCEPTION_VARIABLE = "VAE_ZOO_INCEPTION"
+WEIGHT_SETTINGS = {"inception_weights", "mobilenet_weights"}  # of `benchmark`, given to extractors that take them
 LENET_FILE = Path(__file__).with_name("lenet.safetensors")
 
 EXTRACTORS: Registry[Callable[..., nn.Module]] = Registry("feature extractor")
@@ -126,29 +128,12 @@ def inception_file(configured: Path | None) -> Path:
     Raises:
         UserError: if a file that was named is not there, or there is none and it can't be downloaded.
     """
-    named = {"benchmark.inception_weights": configured, INCEPTION_VARIABLE: os.environ.get(INCEPTION_VARIABLE)}
-    for setting, value in named.items():
-        if value:
-            if not (path := Path(value).expanduser()).is_file():
-                raise UserError(f"{setting} names {path}, but there is no such file")
-            return path
-    cache = Path(torch.hub.get_dir()) / "checkpoints"
-    for name in INCEPTION_FILES:
-        if (cache / name).is_file():
-            return cache / name
-    path = cache / INCEPTION_FILES[0]
-    try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / f".{path.name}.lock"):
-            if not path.is_file():  # another rank may have been faster
-                torch.hub.download_url_to_file(INCEPTION_URL, str(path), "6726825d", progress=False)
-    except Exception as error:  # what urllib raises has no common name
-        raise UserError(
-            f"the 2015 Inception's weights are not on this machine and could not be downloaded ({error}): put "
-            f"{INCEPTION_URL} into {cache}, or name the file by --inception-weights, benchmark.inception_weights "
-            f"or {INCEPTION_VARIABLE}"
-        ) from None
-    return path
+    variable = os.environ.get(INCEPTION_VARIABLE)
+    places = {"--inception-weights": None, "benchmark.inception_weights": configured, INCEPTION_VARIABLE: variable}
+    return find_file("the 2015 Inception", INCEPTION_URL, INCEPTION_FILES, places)
+
+
+register_extractor("mobilenet", "MobileNetV2 as trained on ImageNet, for photographs")(MobileNet)
 
 
 @register_extractor("lenet", "a small classifier of digits, in this repository")
@@ -231,8 +216,8 @@ def load_extractor(subject: Subject, name: str) -> Extractor:
     def build() -> Extractor:
         entry = EXTRACTORS.lookup(name)
         options = dict(entry.defaults)
-        if "inception_weights" in signature_options(entry.target):
-            options["inception_weights"] = subject.config.benchmark.inception_weights
+        for setting in WEIGHT_SETTINGS & signature_options(entry.target).keys():
+            options[setting] = getattr(subject.config.benchmark, setting)
         module = entry.target(**options).eval().requires_grad_(False).to(subject.model.device)
         return Extractor(name, module, getattr(module, "digest", None) or _digest(module))
 

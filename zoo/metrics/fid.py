@@ -18,6 +18,7 @@ from zoo.metrics.core import Score, Subject, register_metric
 
 @register_metric("fid", "Fréchet distance of samples to test images, over 2015 Inception features")
 @register_metric("fd_lenet", "the same over the features of the zoo's own digit classifier", extractor="lenet")
+@register_metric("fd_mobilenet", "the same over MobileNetV2, for photographs", extractor="mobilenet")
 def fid(subject: Subject, *, extractor: str = "inception") -> dict[str, Score]:
     """Score the samples of each of `benchmark.samplers`.
 

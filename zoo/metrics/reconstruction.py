@@ -17,6 +17,7 @@ from zoo.errors import DoesNotApply, UserError
 from zoo.metrics import features
 from zoo.metrics.core import Score, Subject, register_metric
 from zoo.metrics.fid import frechet_distance, protocol
+from zoo.nets.pretrained import Perceptual
 from zoo.parts.similarity import WINDOW, scale_weights
 from zoo.pictures.of_models import to_unit
 
@@ -128,8 +129,23 @@ def _lpips_network() -> torch.nn.Module:
         ) from None
 
 
+@register_metric("perceptual_mobilenet", "distance of reconstructions between the features of MobileNetV2's layers")
+def perceptual_mobilenet(subject: Subject) -> dict[str, Score]:
+    """Score the perceptual distance, 0 for equal images; see `zoo.nets.pretrained.Perceptual`.
+
+    Raises:
+        UserError: if MobileNetV2's weights are missing, or images have neither 1 nor 3 channels.
+    """
+    if subject.model.image.channels not in (1, 3):
+        raise DoesNotApply(f"MobileNetV2 looks at images of 1 or 3 channels, not {subject.model.image.channels}")
+    distance = Perceptual(mobilenet_weights=subject.config.benchmark.mobilenet_weights)
+    how = f"{distance.protocol}, weights {distance.digest}"
+    return {"perceptual_mobilenet": _image_mean(subject, distance, "", False, how)}
+
+
 @register_metric("rfid", "Fréchet distance of reconstructions to their test images, over 2015 Inception features")
 @register_metric("rfd_lenet", "the same over the features of the zoo's own digit classifier", extractor="lenet")
+@register_metric("rfd_mobilenet", "the same over MobileNetV2, for photographs", extractor="mobilenet")
 def rfid(subject: Subject, *, extractor: str = "inception") -> dict[str, Score]:
     """Score the first `benchmark.n` test images' reconstructions against these images.
 
