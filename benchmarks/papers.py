@@ -55,7 +55,9 @@ def _copy(run: Path, folder: Path) -> None:
     (folder / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False))
     (folder / RESULTS_FILE).write_text(json.dumps(json.loads((run / RESULTS_FILE).read_text()), indent=1) + "\n")
     rows = [json.loads(line) for line in read_lines(run / METRICS_FILE)]
-    kept = [{key: row[key] for key in LOGGED if key in row} for row in rows if "val/loss" in row]
+    kept = [
+        {key: row[key] for key in LOGGED if key in row} for row in rows if {"val/loss", "train/epoch_loss"} & row.keys()
+    ]
     (folder / METRICS_FILE).write_text("".join(json.dumps(row) + "\n" for row in kept))
 
 

@@ -23,9 +23,10 @@ from zoo.metrics import kid as kid_module
 from zoo.metrics import prdc as prdc_module
 from zoo.metrics.core import METRICS, Score, Subject
 from zoo.metrics.features import load_extractor
-from zoo.metrics.fid import fid, frechet_distance
+from zoo.metrics.fid import extrapolated_distance, fid, frechet_distance
 from zoo.metrics.inception_score import inception_score, score_of_logits
 from zoo.metrics.kid import kernel_distance, kid
+from zoo.metrics.memorisation import authentic_share
 from zoo.metrics.prdc import K, neighbour_shares, prdc
 
 
@@ -93,6 +94,51 @@ def test_the_frechet_distance_falls_with_the_number_of_images() -> None:
 
 
 # Kernel distance.
+
+
+def test_the_extrapolated_distance_has_no_bias() -> None:
+    """Of one distribution it is 0 but for chance, where that of all samples is not; of two it is the closed form."""
+    dim, n = 8, 1200
+    real = normal(20_000, dim, seed=0)
+    found = torch.tensor([extrapolated_distance(real, normal(n, dim, seed=1 + i)) for i in range(12)])
+    plain = torch.tensor([frechet_distance(real, normal(n, dim, seed=1 + i)) for i in range(12)])
+    error = found.std() / 12**0.5
+    assert found.mean().abs() < 4 * error + 0.002 < plain.mean()  # 20,000 real ones leave some 0.001
+    moved = torch.tensor([extrapolated_distance(real, normal(n, dim, 50 + i, mean=0.5)) for i in range(12)])
+    assert (moved.mean() - dim * 0.25).abs() < 4 * moved.std() / 12**0.5 + 0.02
+    with pytest.raises(UserError, match="needs 32 samples for 8 features, not 31"):
+        extrapolated_distance(real, real[:31])
+
+
+def test_copies_of_training_images_are_seen() -> None:
+    train, new = normal(400, 5, seed=0), normal(400, 5, seed=1)
+    assert authentic_share(train, train) == 0
+    assert authentic_share(train, train + 1e-3) == 0
+    assert 0.4 < authentic_share(train, new) < 0.7
+    assert authentic_share(train, torch.cat([train[:100], new[:300]])) == pytest.approx(
+        0.75 * authentic_share(train, new[:300])
+    )
+    by_hand = []
+    for s in new.double():
+        t = min(train.double(), key=lambda t: (s - t).norm().item())
+        others = [(t - u).norm().item() for u in train.double()]
+        by_hand.append((s - t).norm().item() > sorted(others)[1])
+    assert authentic_share(train, new) == pytest.approx(sum(by_hand) / 400)
+    with pytest.raises(UserError, match="two training images or more, not 1"):
+        authentic_share(train[:1], new)
+
+
+def test_rows_of_copies_and_of_the_extrapolation(tmp_path: Path, digits: tuple[Images, Images]) -> None:
+    samples, test = digits
+    subject = canned(tmp_path, samples, test)
+    share = METRICS.lookup("authpct_lenet").target(subject, extractor="lenet")["authpct_lenet"]
+    assert share.split == "train" and 0 <= share.value <= 1 and "training images" in share.protocol
+    extrapolate = METRICS.lookup("fd_infinity_lenet").target
+    score = extrapolate(subject, extractor="lenet")["fd_infinity_lenet"]
+    assert f"15 random subsets of 256 to {len(samples)} samples" in score.protocol
+    assert score.value < fid(subject, extractor="lenet")["fd_lenet"].value
+    with pytest.raises(UserError, match="the extrapolation needs 512 samples for 128 features, not 511"):
+        extrapolate(canned(tmp_path, samples, test, n=511), extractor="lenet")
 
 
 def test_the_kernel_distance_is_the_unbiased_double_loop() -> None:

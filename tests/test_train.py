@@ -157,7 +157,7 @@ def script_losses(monkeypatch: pytest.MonkeyPatch, losses: list[float]) -> None:
     monkeypatch.setattr(
         Trainer,
         "_validate",
-        lambda self, ends: validate(self, ends) | {"val/loss": losses[self._epochs_done(self.step) - 1]},
+        lambda self: validate(self) | {"val/loss": losses[self._epochs_done(self.step) - 1]},
     )
 
 
@@ -183,6 +183,12 @@ def test_the_best_weights_are_those_left_where_they_count(
     assert results["weights"].startswith("best by validation loss, of step 16") and results["steps"] == 25
     expected = json.loads((tmp_path / "short" / "results.json").read_text())["metrics"]["elbo"]["value"]
     assert results["metrics"]["elbo"]["value"] == expected
+
+
+def test_validations_are_where_eval_every_says_and_epochs_where_they_end(tmp_path: Path) -> None:
+    assert run(make_config(tmp_path / "run", steps=25, eval_every=10, log_every=50)) == 0
+    assert [row["step"] for row in rows(tmp_path / "run") if "val/loss" in row] == [10, 20, 25]
+    assert [row["step"] for row in rows(tmp_path / "run") if "train/epoch_loss" in row] == [8, 16, 23]  # 240 images
 
 
 @pytest.mark.parametrize(("changes", "end"), [({}, 38), ({"warmup_epochs": 4.0}, 54)])

@@ -261,7 +261,7 @@ class Config(_Strict):
     threads: Threads | None = None  # CPU threads per process; None: the machine's cores shared by its ranks
 
     log_every: PositiveInt = 50  # steps
-    eval_every: PositiveInt | None = None  # steps between validations; None: at each epoch's end only
+    eval_every: PositiveInt | None = None  # steps between validations; None: at each epoch's end
     checkpoint_every: PositiveInt | None = None  # steps; None: at each epoch's end
     evaluate_on: Literal["last", "best"] = "last"  # the weights that are left and scored: best by validation loss
     patience: PositiveInt | None = None  # stop after so many epochs, not counting warmup_epochs, without a better one

@@ -191,7 +191,7 @@ class Trainer:
         return Due(
             log=last or _every(config.log_every, step),
             epoch_ends=epoch_ends,
-            validate=last or epoch_ends or _every(config.eval_every, step),
+            validate=last or (_every(config.eval_every, step) if config.eval_every else epoch_ends),
             save=last or checkpoint,
         )
 
@@ -212,8 +212,11 @@ class Trainer:
             row: dict[str, Any] = {}
             if due.log:
                 row |= self._logged()
+            if due.epoch_ends:
+                row["epoch"] = self._epochs_done(self.step)
+                row |= {f"train/epoch_{name}": value for name, value in self.log.take_epoch().items()}
             if due.validate:
-                row |= self._validate(due.epoch_ends)
+                row |= self._validate()
                 new_best = row["val/loss"] < self.best_val
                 if new_best:
                     self.best_val, self.best_step = row["val/loss"], self.step
@@ -256,16 +259,12 @@ class Trainer:
         what = f"train/{bad} became {terms[bad]}" if bad is not None else "a parameter stopped being finite"
         raise Diverged(f"{what} by step {self.step}; {kept}. A lower lr, a clip, or mixed_precision=no may help")
 
-    def _validate(self, epoch_ends: bool) -> dict[str, Any]:
+    def _validate(self) -> dict[str, Any]:
         if self.world > 1:
             for buffer in self.evaluated.buffers():  # of BatchNorm, which on a CPU keeps statistics of each rank's own
                 buffer.copy_(ranks.from_first(buffer))
-        row: dict[str, Any] = {}
-        if epoch_ends:
-            row["epoch"] = self._epochs_done(self.step)
-            row |= {f"train/epoch_{name}": value for name, value in self.log.take_epoch().items()}
         terms = mean_terms(self.evaluated, self.run.data.val, self.accelerator, self.config.eval_batch_size)
-        return row | {f"val/{name}": value for name, value in terms.items()}
+        return {f"val/{name}": value for name, value in terms.items()}
 
     # ---- checkpoints
 

@@ -224,8 +224,8 @@ def load_extractor(subject: Subject, name: str) -> Extractor:
     return samplers.once(subject, f"extractor {name}", build)
 
 
-def reference_features(subject: Subject, extractor: Extractor) -> Tensor:
-    """Return the features of the first `benchmark.n` test images, kept in `subject.cache`; a collective.
+def reference_features(subject: Subject, extractor: Extractor, split: Literal["test", "train"] = "test") -> Tensor:
+    """Return the features of the first `benchmark.n` images of a split, kept in `subject.cache`; a collective.
 
     The file is found by a digest of the images' pixels and of the extractor: another split, size, number, resize or
     weight file is another reference.
@@ -235,17 +235,17 @@ def reference_features(subject: Subject, extractor: Extractor) -> Tensor:
     """
 
     def compute() -> Tensor:
-        split = _first(subject.data.test, subject.config.benchmark.n)
-        channels, height, width = split.shape
-        digest = hashlib.blake2b(f"{extractor.name} {extractor.protocol} {split.shape}".encode(), digest_size=8)
-        for positions in torch.arange(len(split)).split(1000):
-            digest.update(split.batch(positions)[0].contiguous().numpy().tobytes())
-        what = f"{subject.data.name}_test_{channels}x{height}x{width}_n{len(split)}_{extractor.name}"
+        images = _first(getattr(subject.data, split), subject.config.benchmark.n)
+        channels, height, width = images.shape
+        digest = hashlib.blake2b(f"{extractor.name} {extractor.protocol} {images.shape}".encode(), digest_size=8)
+        for positions in torch.arange(len(images)).split(1000):
+            digest.update(images.batch(positions)[0].contiguous().numpy().tobytes())
+        what = f"{subject.data.name}_{split}_{channels}x{height}x{width}_n{len(images)}_{extractor.name}"
         path = subject.cache / (re.sub(r"[^\w.-]", "-", what) + f"_{digest.hexdigest()}.safetensors")
         cached = _read(path)
         if all(gather_object([cached is not None])):
             return cast(Tensor, cached)
-        features = _gather(subject, extractor, _test_images(subject, split))
+        features = _gather(subject, extractor, _as_they_are(subject, images))
         if subject.accelerator.is_main_process:
             subject.cache.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f".{path.name}.{os.getpid()}")
@@ -253,7 +253,7 @@ def reference_features(subject: Subject, extractor: Extractor) -> Tensor:
             os.replace(partial, path)
         return features
 
-    return samplers.once(subject, f"reference features {extractor.name}", compute)
+    return samplers.once(subject, f"{split} features {extractor.name}", compute)
 
 
 def sample_features(subject: Subject, extractor: Extractor, sampler: str) -> Tensor:
@@ -331,7 +331,7 @@ def _first(split: Images, n: int) -> Images:
     return split.subset(torch.arange(min(n, len(split))))
 
 
-def _test_images(subject: Subject, split: Images) -> Iterator[tuple[int, Tensor]]:
+def _as_they_are(subject: Subject, split: Images) -> Iterator[tuple[int, Tensor]]:
     for number, batch in subject.batches(split, BATCH):
         yield number, to_unit(batch.x, subject.model.image.range)
 

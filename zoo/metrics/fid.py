@@ -3,7 +3,8 @@
     d^2 = |m - m'|^2 + Tr(C + C' - 2 (C C')^(1/2))
 
 where m and C are mean and covariance of the images' features. Over any other network it is called `fd_<network>`.
-It is biased upward by about 1/N, so that only distances of the same N can be compared.
+It is biased upward by about 1/N, so that only distances of the same N can be compared. `fid_infinity` is the distance
+extrapolated to infinitely many samples, along a line in 1/N (Chong & Forsyth 2020, arXiv:1911.07023).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from torch import Tensor
 from zoo.errors import UserError
 from zoo.metrics import features
 from zoo.metrics.core import Score, Subject, register_metric
+
+SUBSETS = 15  # as in the paper
 
 
 @register_metric("fid", "Fréchet distance of samples to test images, over 2015 Inception features")
@@ -34,6 +37,63 @@ def fid(subject: Subject, *, extractor: str = "inception") -> dict[str, Score]:
         row = network.row("fid", "fd", sampler)
         scores[row] = features.sample_score(subject, network, sampler, value, protocol(real, fake), False)
     return scores
+
+
+@register_metric(
+    "fid_infinity", "Fréchet distance of infinitely many samples, extrapolated, over 2015 Inception features"
+)
+@register_metric("fd_infinity_lenet", "the same over the features of the zoo's own digit classifier", extractor="lenet")
+@register_metric("fd_infinity_mobilenet", "the same over MobileNetV2, for photographs", extractor="mobilenet")
+def fid_infinity(subject: Subject, *, extractor: str = "inception") -> dict[str, Score]:
+    """Score the samples of each of `benchmark.samplers`.
+
+    Args:
+        subject: The model.
+        extractor: What images are compared by; the result is called `fid_infinity` over Inception, or else
+            `fd_infinity_<extractor>`.
+
+    Raises:
+        UserError: if there are fewer than four samples a feature.
+    """
+    network = features.load_extractor(subject, extractor)
+    real = features.reference_features(subject, network)
+    scores = {}
+    for sampler, fake in features.sampled(subject, network):
+        subsets = f"{SUBSETS} random subsets of {_fewest(fake)} to {len(fake)} samples"
+        how = f"Fréchet distance, line in 1/N through {subsets}, at 1/N = 0"
+        row = network.row("fid_infinity", "fd_infinity", sampler)
+        scores[row] = features.sample_score(subject, network, sampler, extrapolated_distance(real, fake), how, False)
+    return scores
+
+
+def extrapolated_distance(real: Tensor, fake: Tensor) -> float:
+    """Return where a line through the distances of more and more samples, over 1/N, comes to at 1/N = 0.
+
+    Args:
+        real: `[N, F]`.
+        fake: `[M, F]`.
+
+    Returns:
+        In squared units of the features; below 0 by chance where the two are alike.
+
+    Raises:
+        UserError: if there are fewer than four samples a feature: below two, the distance is no line in 1/N.
+    """
+    generator = torch.Generator().manual_seed(0)
+    sizes = torch.linspace(_fewest(fake), len(fake), SUBSETS).long()
+    subsets = (fake[torch.randperm(len(fake), generator=generator)[:size]] for size in sizes.tolist())
+    distances = torch.tensor([frechet_distance(real, subset) for subset in subsets], dtype=torch.double)
+    line = torch.stack([torch.ones(SUBSETS), 1 / sizes], dim=1).double()
+    return torch.linalg.lstsq(line, distances[:, None]).solution[0].item()
+
+
+def _fewest(fake: Tensor) -> int:
+    samples, dim = fake.shape
+    if samples < 4 * dim:
+        raise UserError(
+            f"the extrapolation needs {4 * dim} samples for {dim} features, not {samples}: raise benchmark.n"
+        )
+    return max(samples // 10, 2 * dim)
 
 
 def protocol(real: Tensor, fake: Tensor) -> str:
