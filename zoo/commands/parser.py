@@ -1,0 +1,104 @@
+"""What every command takes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+COMMANDS = (
+    *("train", "evaluate", "sample", "data", "list", "describe", "check", "suite", "leaderboard", "reference"),
+    "cache",
+)
+EPILOG = """examples:
+  python run.py --config configs/mlp_mnist.yaml                     train on MNIST, then evaluate
+  accelerate launch run.py --config configs/vanilla_celeba.yaml     the same on every GPU there is
+  python run.py --config configs/mlp_mnist.yaml epochs=1 lr=3e-4 model.latent_dim=8
+  python run.py --config configs/mlp_mnist.yaml --resume            go on after an interruption
+  python run.py evaluate runs/mlp_mnist_z20_s28_1
+  python run.py sample runs/mlp_mnist_z20_s28_1 --n 64 --out samples.png
+  python run.py data configs/vanilla_image_folder.yaml data.root=photos   what a run would see
+  python run.py list                                                all variants
+  python run.py describe beta                                       equation, options, departures from the paper
+  python run.py check my_vae.py                                     try a variant of your own
+  python run.py suite configs/suites/mnist.yaml                     a grid of variants, data sets and seeds
+  python run.py leaderboard runs --out leaderboard                  compare all finished runs
+  python run.py reference runs/mlp_mnist_z20_s28_1                  hold a run against published numbers
+  python run.py cache --keep 2G                                     list decoded images, and make room
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands."""
+    top = argparse.ArgumentParser(
+        prog="run.py",
+        description="Train and compare variational autoencoders.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", metavar="{" + ",".join(COMMANDS) + "}")
+
+    train = commands.add_parser("train", help="train a variant, then evaluate it (the default command)")
+    train.add_argument("--config", required=True, type=Path, help="YAML file, such as configs/mlp_mnist.yaml")
+    _add_plugins(train)
+    train.add_argument("--resume", action="store_true", help="go on from the run's newest checkpoint")
+    train.add_argument("--overwrite", action="store_true", help="remove the run that lies in the folder")
+    train.add_argument("--accept-data", action="store_true", help="go on though the data has changed since")
+    train.add_argument("--dry-run", action="store_true", help="build everything, take two steps, write nothing")
+    train.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the config: data.size=64")
+
+    evaluate = commands.add_parser("evaluate", help="measure what a trained run lacks, and draw its pictures")
+    evaluate.add_argument("run", type=Path, help="the run's folder")
+    evaluate.add_argument("--inception-weights", type=Path, help="weight file of the 2015 Inception, for FID and KID")
+    _add_plugins(evaluate)
+    evaluate.add_argument("--checkpoint", choices=["best", "last"], help="which weights (the run's own: evaluate_on)")
+    evaluate.add_argument("--again", action="store_true", help="compute metrics anew that are there already")
+    evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="such as benchmark.metrics=[fid,ssim]")
+
+    sample = commands.add_parser("sample", help="draw images from a trained run")
+    sample.add_argument("run", type=Path, help="the run's folder, or a model.safetensors")
+    _add_plugins(sample)
+    sample.add_argument("--n", type=int, default=64, help="how many (default 64)")
+    sample.add_argument("--out", type=Path, default=Path("samples.png"), help="the picture (default samples.png)")
+    sample.add_argument("--label", help="class to draw, by name or number, for conditional variants; else all in turn")
+    sample.add_argument("--seed", type=int, default=0, help="seed of the draw (default 0)")
+
+    data = commands.add_parser("data", help="what a run would see: splits, classes, copies, and a sheet of pictures")
+    data.add_argument("config", type=Path, help="YAML file, such as configs/vanilla_image_folder.yaml")
+    data.add_argument("--out", type=Path, default=Path("data.png"), help="the sheet (default data.png)")
+    data.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.root=photos")
+
+    listing = commands.add_parser("list", help="all variants, one line each")
+    listing.add_argument("--plugin", action="append", default=[], help="file or module with variants of your own")
+
+    describe = commands.add_parser("describe", help="a variant's equation, options and departures from its paper")
+    describe.add_argument("name")
+    describe.add_argument("--plugin", action="append", default=[], help="file or module with variants of your own")
+
+    check = commands.add_parser("check", help="try a variant of your own: what it must do, and what it gets wrong")
+    check.add_argument("plugin", help="file or module with the variant, such as my_vae.py, or a name of the zoo's")
+    check.add_argument("--image", metavar="CxHxW", help="what it is tried on (3x16x16, with labels of five classes)")
+    check.add_argument("--mutate", action="store_true", help="plant errors in the file, and tell which are not seen")
+    check.add_argument("--tests", type=Path, action="append", default=[], help="your tests, to be tried on the errors")
+    check.add_argument("overrides", nargs="*", metavar="key=value", help="options of the variant, such as net=mlp")
+
+    suite = commands.add_parser("suite", help="train and score a grid of runs; run again, it goes on where it ended")
+    suite.add_argument("suite", type=Path, help="YAML file, such as configs/suites/quickstart.yaml")
+    suite.add_argument("--shard", default="1/1", metavar="i/n", help="only every n-th run, from the i-th: 1/4 to 4/4")
+
+    leaderboard = commands.add_parser("leaderboard", help="compare the finished runs below a folder: HTML, .md, .csv")
+    leaderboard.add_argument("runs", type=Path, help="searched with all its subfolders, such as runs/")
+    leaderboard.add_argument("--out", type=Path, default=Path("leaderboard"), help="folder to write (leaderboard)")
+
+    reference = commands.add_parser("reference", help="hold a run against published numbers of the same protocol")
+    reference.add_argument("run", type=Path, help="the run's folder, such as runs/mlp_mnist_z20_s28_1")
+
+    cache = commands.add_parser("cache", help="list the cache of decoded images and features, and make room")
+    cache.add_argument("--remove", action="append", default=[], metavar="ENTRY", help="remove one, by its name")
+    cache.add_argument("--keep", metavar="SIZE", help="remove what was used longest ago until 2G, say, are left")
+    return top
+
+
+def _add_plugins(of_a_run: argparse.ArgumentParser) -> None:
+    trust = "run the code of the plugins' copies in the run's folder"
+    of_a_run.add_argument("--plugin", action="append", default=[], help="file or module with variants of your own")
+    of_a_run.add_argument("--trust-plugins", action="store_true", help=trust)
