@@ -11,10 +11,9 @@ import pytest
 import torch
 import yaml
 
-from tests.runs import ROOT
 from zoo.base import ImageSpec
 from zoo.commands import main
-from zoo.config import Config, apply_overrides, check, flatten, load_config
+from zoo.config import Config, apply_overrides, check, flatten
 from zoo.data import DATASETS
 from zoo.errors import UserError
 from zoo.metrics.benchmark import asked_for
@@ -119,7 +118,7 @@ def run_of(published: reference.Reference) -> Run:
     metric = check(strict["Metric"], score, "score")
     plain = check(strict["Results"], results | asked["results"] | {"metrics": {table.metric: metric.model_dump()}}, "r")
     dumped = made.dump()
-    return Run(Path(), plain, flatten(dumped | {"model": reference._with_defaults(dumped["model"])}))
+    return Run(Path(), plain, reference.settings_of(dumped))
 
 
 EPOCH_ROWS = ("train/epoch_loss",)
@@ -156,30 +155,6 @@ def test_a_condition_that_nothing_can_meet_is_found(key: str, value: Any) -> Non
     table = iwae.table.model_copy(update={"conditions": (iwae.table.conditions or {}) | {key: value}})
     with pytest.raises(UserError):
         run_of(reference.Reference("iwae", iwae.values, table))
-
-
-PAPERS = sorted((ROOT / "configs" / "papers").glob("*.yaml"))
-
-
-@pytest.mark.parametrize("path", PAPERS, ids=lambda path: path.stem)
-def test_a_papers_config_meets_a_papers_conditions(path: Path) -> None:
-    """Also it says what it must give, what it departs in, and how long it takes."""
-    config = load_config(path)
-    dumped = config.dump()
-    flat = flatten(dumped | {"model": reference._with_defaults(dumped["model"])})
-    met = []
-    for published in COMPARED:
-        if (published.variant, published.table.dataset) != (config.model.name, config.data.name):
-            continue
-        scored = run_of(published)  # whose results are as the table asks, and whose config is not this one
-        if unmet(published, Run(Path(), scored.results, flat)) is None:
-            met.append(published)
-    assert met, "no table of reference.yaml has these settings"
-    head = path.read_text().partition("base:")[0]
-    assert any(f"{abs(published.values[0]):.2f}" in head for published in met)
-    assert "Departs:" in head and "About" in head
-    assert {published.table.metric for published in met} <= {*config.benchmark.metrics}
-    create(config.model.name, ImageSpec(1, 28, 28), **config.model.options)
 
 
 @pytest.mark.parametrize(("factor", "code"), [(1.0, 0), (1.0149, 0), (0.9851, 0), (1.0151, 1), (0.98, 1)])

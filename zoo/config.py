@@ -227,6 +227,8 @@ class Config(_Strict):
     data: DataConfig
     plugins: list[str] = []  # files (counted from the config file) or modules with variants, data sets, nets
     seed: NonNegativeInt = 0
+    # What `run.py papers` runs and averages, each in a run of its own; None: the seed alone
+    seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] | None = None
     out: Place | None = None  # the run's folder; None: runs/<variant>_<dataset>_z<latent>_s<size>_<seed>, or …_2, …_3
     title: str | None = None  # what the run is called on a leaderboard; None: its variant's name
     init_from: Place | None = None  # a run, or a model.safetensors, whose weights it starts from, as far as they fit

@@ -16,7 +16,7 @@ from zoo.commands.data import run_cache, run_data
 from zoo.commands.drawing import run_sample
 from zoo.commands.listings import run_describe, run_list
 from zoo.commands.parser import COMMANDS, parser
-from zoo.commands.scoring import run_evaluate, run_leaderboard, run_reference
+from zoo.commands.scoring import run_evaluate, run_leaderboard, run_papers, run_reference
 from zoo.commands.training import run_suite, run_train
 from zoo.errors import DiskFull, Diverged, Undelivered, UserError
 
@@ -31,6 +31,7 @@ RUN = {
     "suite": run_suite,
     "leaderboard": run_leaderboard,
     "reference": run_reference,
+    "papers": run_papers,
     "cache": run_cache,
 }
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 COMMANDS = (
     *("train", "evaluate", "sample", "data", "list", "describe", "check", "suite", "leaderboard", "reference"),
-    "cache",
+    *("papers", "cache"),
 )
 EPILOG = """examples:
   python run.py --config configs/mlp_mnist.yaml                     train on MNIST, then evaluate
@@ -23,6 +23,7 @@ EPILOG = """examples:
   python run.py suite configs/suites/mnist.yaml                     a grid of variants, data sets and seeds
   python run.py leaderboard runs --out leaderboard                  compare all finished runs
   python run.py reference runs/mlp_mnist_z20_s28_1                  hold a run against published numbers
+  python run.py papers                                              published rows, and what became of them here
   python run.py cache --keep 2G                                     list decoded images, and make room
 """
 
@@ -91,6 +92,10 @@ def parser() -> argparse.ArgumentParser:
 
     reference = commands.add_parser("reference", help="hold a run against published numbers of the same protocol")
     reference.add_argument("run", type=Path, help="the run's folder, such as runs/mlp_mnist_z20_s28_1")
+
+    papers = commands.add_parser("papers", help="published rows beside what was obtained; with a name, run that row")
+    papers.add_argument("name", nargs="?", help="the row's, such as pythae_vae: a config of configs/papers")
+    papers.add_argument("overrides", nargs="*", metavar="key=value", help="of the machine alone, such as threads=1")
 
     cache = commands.add_parser("cache", help="list the cache of decoded images and features, and make room")
     cache.add_argument("--remove", action="append", default=[], metavar="ENTRY", help="remove one, by its name")

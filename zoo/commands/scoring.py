@@ -31,3 +31,13 @@ def run_reference(arguments: argparse.Namespace) -> int:
     from zoo.reports.reference import compare_run
 
     return 0 if compare_run(arguments.run) else 1
+
+
+def run_papers(arguments: argparse.Namespace) -> int:
+    """List published rows beside what was obtained, or run one; exit code 1 if it is not within what is allowed."""
+    from zoo.reports import papers
+
+    if arguments.name is None:
+        print(papers.show())
+        return 0
+    return papers.run(arguments.name, arguments.overrides)

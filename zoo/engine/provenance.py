@@ -19,7 +19,8 @@ from zoo.errors import UserError
 
 # What no result depends on, or what is told apart elsewhere: the seed, and how the numbers were measured.
 NO_PART_OF_IDENTITY = (
-    *("out", "title", "seed", "device", "shard", "threads", "trackers", "wandb", "keep", "plugins", "benchmark"),
+    *("out", "title", "seed", "seeds", "device", "shard", "threads", "trackers", "wandb", "keep", "plugins"),
+    "benchmark",
 )
 
 

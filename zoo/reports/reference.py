@@ -109,7 +109,12 @@ def read_run(folder: Path) -> Run:
     model = config.get("model") if isinstance(config, dict) else None
     if not isinstance(model, dict) or not isinstance(model.get("name"), str):
         raise UserError(f"{folder / CONFIG_FILE} is cut off: it names no model")
-    return Run(folder, results, flatten(config | {"model": _with_defaults(config["model"])}))
+    return Run(folder, results, settings_of(config))
+
+
+def settings_of(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config's values flat, the variant's own defaults written out."""
+    return flatten(config | {"model": _with_defaults(config["model"])})
 
 
 def _with_defaults(model: dict[str, Any]) -> dict[str, Any]:
@@ -158,6 +163,21 @@ class Reference:
     values: tuple[float, ...]
     table: Table
 
+    @property
+    def sd(self) -> float | None:
+        """The published spread, if there is one."""
+        return self.table.sd.get(self.variant)
+
+    def allowed(self, value: float) -> float:
+        """How far from a published value ours may lie: by the tolerance, or the published spread if that is larger."""
+        return max((self.table.tolerance or 0) * abs(value), self.sd or 0)
+
+    @property
+    def margin(self) -> str:
+        """The same in words."""
+        percent = f"{100 * (self.table.tolerance or 0):g} %"
+        return f"{percent} or {self.sd:g}" if self.sd else percent
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -178,12 +198,13 @@ class Comparison:
 
     @property
     def within(self) -> bool:
-        """Whether all of them are within the tolerance."""
-        return abs(self.worst) <= (self.reference.table.tolerance or 0)
+        """Whether all of them are within what is allowed."""
+        pairs = zip(self.reference.values, self.ours, strict=True)
+        return all(abs(ours - published) <= self.reference.allowed(published) for published, ours in pairs)
 
     def __str__(self) -> str:
         table, word = self.reference.table, "within" if self.within else "outside"
-        return f"{table.metric} {100 * self.worst:+.2f} %, {word} {100 * (table.tolerance or 0):g} % of {table.source}"
+        return f"{table.metric} {100 * self.worst:+.2f} %, {word} {self.reference.margin} of {table.source}"
 
 
 def load_references(path: Path = REFERENCE_FILE) -> list[Reference]:
@@ -253,11 +274,11 @@ def report(comparison: Comparison) -> str:
     lines.append(f"{'epoch' if epochs else '':>6} {'published':>10} {'ours':>10} {'difference':>11}")
     rows = zip(comparison.reference.values, comparison.ours, comparison.differences, strict=True)
     for epoch, (published, ours, difference) in enumerate(rows, 1):
-        verdict = "within" if abs(difference) <= (table.tolerance or 0) else "outside"
+        verdict = "within" if abs(ours - published) <= comparison.reference.allowed(published) else "outside"
         percent = f"{100 * difference:+.2f} %"
         lines.append(f"{epoch if epochs else '':>6} {published:>10.4f} {ours:>10.4f} {percent:>11}  {verdict}")
     verdict = "within" if comparison.within else "outside"
-    return "\n".join([*lines, f"{verdict} the tolerance of {100 * (table.tolerance or 0):g} %"])
+    return "\n".join([*lines, f"{verdict} the tolerance of {comparison.reference.margin}"])
 
 
 def compare_run(folder: Path) -> bool:

@@ -40,7 +40,18 @@ from zoo.reports.reference import Run, read_run
 PROGRAM = [sys.executable, "-m", "zoo"]
 LOG_FILE = "suite.log"
 # A finished run may differ in these from what the suite asks for, and still is what it asks for.
-MAY_DIFFER = ("out", "title", "device", "threads", "trackers", "wandb", "keep", "log_every", "checkpoint_every")
+MAY_DIFFER = (
+    "out",
+    "title",
+    "seeds",
+    "device",
+    "threads",
+    "trackers",
+    "wandb",
+    "keep",
+    "log_every",
+    "checkpoint_every",
+)
 
 Name = Annotated[str, Field(pattern=r"^[\w.+=-]+$")]
 Settings = dict[Name, dict[str, Any]]
