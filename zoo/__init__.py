@@ -11,7 +11,7 @@ _HOMES = {
     "ImageSpec": "zoo.base",
     "VAEOutput": "zoo.base",
     "create": "zoo.models",
-    "load": "zoo.engine.checkpoint",
+    "load": "zoo.trained",
     "register": "zoo.base",
     "register_dataset": "zoo.data",
     "register_metric": "zoo.metrics.core",
