@@ -12,7 +12,8 @@ from traceback import extract_tb
 
 from zoo.commands.authors import run_check
 from zoo.commands.data import run_cache, run_data
-from zoo.commands.drawing import run_sample
+from zoo.commands.drawing import run_interpolate, run_reconstruct, run_sample
+from zoo.commands.encoding import run_encode, run_score
 from zoo.commands.listings import KINDS, run_describe, run_list, run_listing
 from zoo.commands.parser import parse
 from zoo.commands.scoring import run_evaluate, run_leaderboard, run_papers, run_reference
@@ -24,6 +25,10 @@ RUN = {
     "train": run_train,
     "evaluate": run_evaluate,
     "sample": run_sample,
+    "reconstruct": run_reconstruct,
+    "encode": run_encode,
+    "interpolate": run_interpolate,
+    "score": run_score,
     "data": run_data,
     "config": run_config,
     "list": run_list,
