@@ -290,11 +290,12 @@ def wrong(tmp_path: Path) -> dict[str, tuple[list[object], str]]:
         "no labels taken": (["encode", "RUN", "PHOTOS", "--label", 1], "this model takes no class labels"),
         "no such label": (["encode", "TOLD", "PHOTOS", "--label", "cow"], "choose 0 to 1 or one of cat, dog"),
         "no label": (["encode", "TOLD", "PHOTO"], "give --label, or a folder with folders called cat, dog"),
+        "too long a name": (["encode", "RUN", "x" * 300], "there is no picture, and no folder of pictures"),
         "seed": (["score", "RUN", "PHOTO", "--seed", -1], "--seed is -1"),
     }
 
 
-@pytest.mark.parametrize("case", range(18))
+@pytest.mark.parametrize("case", range(19))
 def test_a_mistake_is_one_sentence(
     cli: Cli, leave: Callable[..., Path], photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: int
 ) -> None:

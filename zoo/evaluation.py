@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +61,7 @@ def evaluate_run(
         Undelivered: if a metric that was asked for could not be computed.
     """
     refuse_links(out)
-    if not (out / CONFIG_FILE).is_file():
+    if not os.path.isfile(out / CONFIG_FILE):
         raise UserError(f"{out} holds no run: there is no {CONFIG_FILE} in it")
     if not (out / MODEL_FILE).is_file():
         raise UserError(f"the run in {out} is not finished: there is no {MODEL_FILE} in it; go on with --resume")
@@ -101,7 +102,7 @@ def sampler_of(out: Path, model: BaseVAE, name: str) -> Draw:
         UserError: if there is no such sampler, it can't serve this model, or the run's data is not there.
     """
     SAMPLERS.lookup(name)
-    if not (out / CONFIG_FILE).is_file():
+    if not os.path.isfile(out / CONFIG_FILE):
         raise UserError(f"sampler {name!r} is fitted to a run's training images, and {out} names none: give its folder")
     config = load_config(out / CONFIG_FILE)
     forget_earlier_run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -38,7 +39,7 @@ def opened(arguments: argparse.Namespace) -> Opened:
     if not 0 <= arguments.seed < 2**63:
         raise UserError(f"--seed is {arguments.seed}: it must be 0 or more, and below 2^63")
     file = arguments.run / CONFIG_FILE
-    config = load_config(file) if file.is_file() else None
+    config = load_config(file) if os.path.isfile(file) else None
     device = "cpu" if config is None else choose_device(config)
     model = load(arguments.run, device, arguments.plugin, arguments.trust_plugins)
     torch.manual_seed(arguments.seed)

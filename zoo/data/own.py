@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterator, Sequence
 from itertools import chain, count
 from pathlib import Path, PurePosixPath
@@ -46,13 +47,13 @@ def find_pictures(places: Sequence[Path]) -> list[Picture]:
         UserError: if a place is missing or holds none.
     """
     found = []
-    several = sum(place.is_dir() for place in places) > 1
+    several = sum(os.path.isdir(place) for place in places) > 1
     for place in places:
-        if place.is_dir():
+        if os.path.isdir(place):  # no error if the name is longer than any may be
             above = f"{place.resolve().name}/" if several else ""
             names = list_images(place, recursive=True, advice="").names
             found += [Picture(f"{above}{name}", place / name, False) for name in names]
-        elif place.is_file():
+        elif os.path.isfile(place):
             found.append(Picture(place.name, place, True))
         else:
             raise UserError(f"there is no picture, and no folder of pictures, {printable(place)}")

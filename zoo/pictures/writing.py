@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ ARRAYS = ".npz"
 
 def is_folder(out: Path) -> bool:
     """Say whether a place that somebody named is one for many files: a folder that is there, or no file's name."""
-    return out.is_dir() or not out.suffix
+    return os.path.isdir(out) or not out.suffix
 
 
 def check_ending(out: Path, endings: Sequence[str]) -> str:
@@ -38,7 +39,7 @@ def check_ending(out: Path, endings: Sequence[str]) -> str:
     Raises:
         UserError: if it is none of these, or there is a folder of that name.
     """
-    if out.is_dir():
+    if os.path.isdir(out):  # no error if the name is longer than any may be
         raise UserError(f"{out} can't be written: it is a folder; name a file")
     ending = out.suffix.lower()
     if ending not in endings:
