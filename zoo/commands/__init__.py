@@ -12,7 +12,7 @@ import sys
 from traceback import extract_tb
 
 from zoo.commands.authors import run_check
-from zoo.commands.data import run_cache, run_data
+from zoo.commands.data import run_cache, run_configs, run_data
 from zoo.commands.drawing import run_sample
 from zoo.commands.listings import run_describe, run_list
 from zoo.commands.parser import COMMANDS, parser
@@ -32,6 +32,7 @@ RUN = {
     "leaderboard": run_leaderboard,
     "reference": run_reference,
     "papers": run_papers,
+    "configs": run_configs,
     "cache": run_cache,
 }
 
