@@ -5,7 +5,6 @@ Modules that need torch are imported by the commands that need them, so that `--
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import sys
@@ -14,9 +13,10 @@ from traceback import extract_tb
 from zoo.commands.authors import run_check
 from zoo.commands.data import run_cache, run_configs, run_data
 from zoo.commands.drawing import run_sample
-from zoo.commands.listings import run_describe, run_list
-from zoo.commands.parser import COMMANDS, parser
+from zoo.commands.listings import KINDS, run_describe, run_list, run_listing
+from zoo.commands.parser import parse
 from zoo.commands.scoring import run_evaluate, run_leaderboard, run_papers, run_reference
+from zoo.commands.settings import run_config
 from zoo.commands.training import run_suite, run_train
 from zoo.errors import DiskFull, Diverged, Undelivered, UserError
 
@@ -25,7 +25,9 @@ RUN = {
     "evaluate": run_evaluate,
     "sample": run_sample,
     "data": run_data,
+    "config": run_config,
     "list": run_list,
+    **dict.fromkeys(KINDS, run_listing),
     "describe": run_describe,
     "check": run_check,
     "suite": run_suite,
@@ -42,13 +44,11 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need be no text
-    # `run.py --config …` trains: the command may be left out.
-    if argv and argv[0] not in COMMANDS and argv[0] not in ("-h", "--help"):
-        argv = ["train", *argv]
-    arguments = _parse(argv)
-    if arguments.command is None:
-        parser().print_help()
-        return 0
+    try:
+        arguments = parse(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     try:
         return RUN[arguments.command](arguments)
     except SystemExit as error:  # no command of ours does this
@@ -56,18 +56,10 @@ def main(argv: list[str] | None = None) -> int:
         where = f"{frames[-1].filename}:{frames[-1].lineno}"
         print(f"error: somebody's code ended the program by exit({error.code!r}) ({where})", file=sys.stderr)
         return UserError.exit_code
+    except BrokenPipeError:  # whoever read it, as `head` does, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (UserError, Diverged, DiskFull, Undelivered) as error:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-
-
-def _parse(argv: list[str]) -> argparse.Namespace:
-    """Parse a command line whose settings stand anywhere: argparse takes them in one place alone."""
-    arguments, rest = parser().parse_known_args(argv)
-    for word in rest:
-        if word.startswith("-") or "=" not in word or not hasattr(arguments, "overrides"):
-            parser().error(f"unrecognized arguments: {' '.join(rest)}")
-    if rest:
-        arguments.overrides = [word for word in argv if word in {*arguments.overrides, *rest}]
-    return arguments

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import re
 from pathlib import Path
+from typing import NoReturn
 
-COMMANDS = (
-    *("train", "evaluate", "sample", "data", "list", "describe", "check", "suite", "leaderboard", "reference"),
-    *("papers", "configs", "cache"),
-)
+import zoo
+from zoo.commands.listings import KINDS
+from zoo.errors import UserError
+from zoo.registry import did_you_mean
+
 EPILOG = """examples:
   python run.py --config configs/mlp_mnist.yaml                     train on MNIST, then evaluate
   accelerate launch run.py --config configs/vanilla_celeba.yaml     the same on every GPU there is
@@ -26,17 +30,62 @@ EPILOG = """examples:
   python run.py papers                                              published rows, and what became of them here
   python run.py cache --keep 2G                                     list decoded images, and make room
 """
+SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 
 
-def parser() -> argparse.ArgumentParser:
-    """Build the parser of all commands."""
-    top = argparse.ArgumentParser(
+class Parser(argparse.ArgumentParser):
+    """One that answers a mistake in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, which option is near, and where all are told; exit code 2."""
+        known = [option for action in self._actions for option in action.option_strings]
+        unknown = re.match(r"unrecognized arguments: (--[\w-]+)", message)
+        near = difflib.get_close_matches(unknown[1], known, n=1) if unknown else []
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        self.exit(2, f"error: {message} ({hint}{self.prog} --help)\n")
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """Parse a command line: the command may be left out where it is `train`; options and settings stand anywhere.
+
+    Raises:
+        SystemExit: once help is printed, or what is wrong with the words.
+        UserError: if there is no such command; says which one is near.
+    """
+    first = argv[0] if argv else "--help"
+    top, commands = parser(zoo.__version__ if first == "--version" else "")  # which takes its time
+    if first in ("-h", "--help", "--version"):
+        return top.parse_args([first])
+    if first.startswith("-") or "=" in first:
+        first, argv = "train", ["train", *argv]
+    if first not in commands:
+        raise UserError(f"no command named {first!r}.{did_you_mean(first, commands)}")
+    arguments = commands[first].parse_intermixed_args(argv[1:])
+    arguments.command = first
+    if getattr(arguments, "overrides", None):
+        _put_settings_last(commands[first], arguments)
+    return arguments
+
+
+def _put_settings_last(command: Parser, arguments: argparse.Namespace) -> None:
+    """Let what a command is about, as a run's folder, stand behind its settings."""
+    about = [a.dest for a in command._actions if not a.option_strings and a.dest != "overrides"]
+    if len(about) == 1 and (first := getattr(arguments, about[0])) is not None:
+        words = sorted([str(first), *arguments.overrides], key=lambda word: bool(SETTING.match(word)))
+        setattr(arguments, about[0], type(first)(words[0]))
+        arguments.overrides = words[1:]
+
+
+def parser(version: str = "") -> tuple[argparse.ArgumentParser, dict[str, Parser]]:
+    """Build the parser of all commands, and return it with each command's own, by name."""
+    top = Parser(
         prog="run.py",
         description="Train and compare variational autoencoders.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = top.add_subparsers(dest="command", metavar="{" + ",".join(COMMANDS) + "}")
+    top.add_argument("--version", action="version", version=f"vae-zoo {version}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", parser_class=Parser)
 
     train = commands.add_parser("train", help="train a variant, then evaluate it (the default command)")
     train.add_argument("--config", required=True, type=Path, help="YAML file, such as configs/mlp_mnist.yaml")
@@ -68,8 +117,18 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument("--out", type=Path, default=Path("data.png"), help="the sheet (default data.png)")
     data.add_argument("overrides", nargs="*", metavar="key=value", help="such as data.root=photos")
 
+    config = commands.add_parser("config", help="a config as a run would have it; or what one of its keys means")
+    config.add_argument("config", type=Path, help="YAML file, such as configs/mlp_mnist.yaml")
+    config.add_argument("--explain", metavar="KEY", help="what a key is, its values and its default: model.latent_dim")
+    config.add_argument("overrides", nargs="*", metavar="key=value", help="settings laid over the config")
+
     listing = commands.add_parser("list", help="all variants, one line each")
     listing.add_argument("--plugin", action="append", default=[], help="file or module with variants of your own")
+
+    for kind in KINDS:
+        of_kind = commands.add_parser(kind, help=f"all {kind}, one line each")
+        of_kind.add_argument("--json", action="store_true", help="as a list of name, about, group and file")
+        of_kind.add_argument("--plugin", action="append", default=[], help="file or module with some of your own")
 
     describe = commands.add_parser("describe", help="a variant's equation, options and departures from its paper")
     describe.add_argument("name")
@@ -104,7 +163,7 @@ def parser() -> argparse.ArgumentParser:
     cache = commands.add_parser("cache", help="list the cache of decoded images and features, and make room")
     cache.add_argument("--remove", action="append", default=[], metavar="ENTRY", help="remove one, by its name")
     cache.add_argument("--keep", metavar="SIZE", help="remove what was used longest ago until 2G, say, are left")
-    return top
+    return top, dict(commands.choices)
 
 
 def _add_plugins(of_a_run: argparse.ArgumentParser) -> None:
