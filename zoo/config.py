@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from pydantic import (
 from zoo.errors import UserError
 from zoo.files import read_text
 from zoo.registry import did_you_mean
+from zoo.shipped import config_names, find_config
 from zoo.values import is_text, shown, unfit
 
 # Of what is read.
@@ -371,17 +373,21 @@ def parse_yaml(text: str, where: str) -> Any:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a config file with everything it inherits through `base:` (one file or a list, counted from the file).
 
+    Args:
+        path: The file; or the name of one of the zoo's configs, as a base may be as well.
+
     Raises:
         UserError: if a file is missing, is no mapping, or inherits from itself.
     """
-    return _read(path.resolve(), ())
+    return _read(find_config(path).resolve(), ())
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if path in above:
         raise UserError(f"{path} inherits from itself through base: {' -> '.join(p.name for p in (*above, path))}")
     if not os.path.isfile(path):  # no error if the name is longer than any may be
-        raise UserError(f"there is no config file {path}" + (f" (named as base in {above[-1]})" if above else ""))
+        named = f" (named as base in {above[-1]})" if above else ""
+        raise UserError(f"there is no config file {path}{named}{_near(path.stem)}")
     own = parse_yaml(read_text(path), str(path)) or {}
     if not isinstance(own, dict):
         raise UserError(f"{path} must hold `key: value` lines, not a {type(own).__name__}")
@@ -391,10 +397,17 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path}: base must be a file's name or a list of them, not {bases!r}")
     merged: dict[str, Any] = {}
     for base in bases:
-        merged = _inherit(merged, _read((path.parent / base).resolve(), (*above, path)))
+        merged = _inherit(merged, _read(find_config(base, path.parent).resolve(), (*above, path)))
     if "plugins" in own and isinstance(own["plugins"], list):
         own["plugins"] = [str(path.parent / p) if str(p).endswith(".py") else p for p in own["plugins"]]
     return _inherit(merged, own)
+
+
+def _near(stem: str) -> str:
+    """Say which of the zoo's configs a name that is no file's comes near to, if one does."""
+    known = {name.rpartition("/")[2]: name for name in config_names()}
+    near = difflib.get_close_matches(stem, known, n=1)
+    return f"; did you mean {known[near[0]]!r}, which comes with the zoo?" if near else ""
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

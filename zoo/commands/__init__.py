@@ -11,7 +11,7 @@ import sys
 from traceback import extract_tb
 
 from zoo.commands.authors import run_check
-from zoo.commands.data import run_cache, run_data
+from zoo.commands.data import run_cache, run_configs, run_data
 from zoo.commands.drawing import run_interpolate, run_reconstruct, run_sample
 from zoo.commands.encoding import run_encode, run_score
 from zoo.commands.listings import KINDS, run_describe, run_list, run_listing
@@ -39,6 +39,7 @@ RUN = {
     "leaderboard": run_leaderboard,
     "reference": run_reference,
     "papers": run_papers,
+    "configs": run_configs,
     "cache": run_cache,
 }
 

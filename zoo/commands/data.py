@@ -1,4 +1,4 @@
-"""Commands about the images themselves."""
+"""Commands about images and configs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ def run_data(arguments: argparse.Namespace) -> int:
     from zoo.reports.data import show
 
     print(show(load_config(arguments.config, arguments.overrides), arguments.out))
+    return 0
+
+
+def run_configs(arguments: argparse.Namespace) -> int:
+    """List the configs that come with the zoo, or copy them."""
+    from zoo.reports.configs import copy, show
+
+    print("\n".join(map(str, copy(arguments.names, arguments.copy))) if arguments.copy else show())
     return 0
 
 

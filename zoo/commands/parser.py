@@ -179,6 +179,10 @@ def parser(version: str = "") -> tuple[argparse.ArgumentParser, dict[str, Parser
     papers.add_argument("name", nargs="?", help="the row's, such as pythae_vae: a config of configs/papers")
     papers.add_argument("overrides", nargs="*", metavar="key=value", help="of the machine alone, such as threads=1")
 
+    configs = commands.add_parser("configs", help="the configs that come with the zoo: list them, or copy them")
+    configs.add_argument("names", nargs="*", help="which to copy, with what they inherit from; none: all")
+    configs.add_argument("--copy", type=Path, metavar="FOLDER", help="copy them there, to change them")
+
     cache = commands.add_parser("cache", help="list the cache of decoded images and features, and make room")
     cache.add_argument("--remove", action="append", default=[], metavar="ENTRY", help="remove one, by its name")
     cache.add_argument("--keep", metavar="SIZE", help="remove what was used longest ago until 2G, say, are left")
