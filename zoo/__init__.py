@@ -9,6 +9,8 @@ _HOMES = {
     "Batch": "zoo.base",
     "GaussianVAE": "zoo.families.gaussian",
     "ImageSpec": "zoo.base",
+    "Config": "zoo.config",
+    "Run": "zoo.interface",
     "VAEOutput": "zoo.base",
     "create": "zoo.models",
     "load": "zoo.trained",
@@ -17,6 +19,8 @@ _HOMES = {
     "register_metric": "zoo.metrics.core",
     "register_net": "zoo.nets.pairs",
     "register_sampler": "zoo.metrics.samplers",
+    "train": "zoo.interface",
+    "transformer": "zoo.estimator",
 }
 __all__ = [*_HOMES, "testing"]
 
