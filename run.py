@@ -1,11 +1,6 @@
-"""The command line: `python run.py --help`, or `accelerate launch run.py --config configs/vanilla_celeba.yaml`."""
+"""The command line of a checkout: `python run.py --help`, or `accelerate launch run.py --config vanilla_celeba`."""
 
-import sys
-
-from zoo.interruption import Interruption
+from zoo.__main__ import main
 
 if __name__ == "__main__":
-    with Interruption():
-        from zoo.commands import main
-
-        sys.exit(main())
+    main()

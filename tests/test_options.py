@@ -98,6 +98,8 @@ def test_any_class_may_annotate_an_option() -> None:
         (Annotated[int, Field(gt=2, le=5)], "int > 2, <= 5"),
         (Literal["mse", "bce"], "'mse' | 'bce'"),
         (Literal["mse"] | None, "'mse' | None"),
+        (tuple[Fraction, int], "tuple[float >= 0, < 1, int]"),
+        (dict[str, Any], "dict[str, Any]"),
         (list[PositiveInt], "list of int > 0"),
         (Widths, "list of int > 0"),
         (Any, "Any"),

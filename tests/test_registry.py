@@ -12,7 +12,7 @@ import pytest
 
 from zoo import registry
 from zoo.base import VARIANTS, BaseVAE, register
-from zoo.commands import VARIANTS_FOLDER, registered_names
+from zoo.commands.listings import VARIANTS_FOLDER, registered_names
 from zoo.config import load_config
 from zoo.errors import UserError
 from zoo.registry import Registry, did_you_mean, load_installed_plugins, load_plugin

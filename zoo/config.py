@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from pydantic import (
 from zoo.errors import UserError
 from zoo.files import read_text
 from zoo.registry import did_you_mean
+from zoo.shipped import config_names, find_config
 from zoo.values import is_text, shown, unfit
 
 # Of what is read.
@@ -80,7 +82,7 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    name: str
+    name: str  # the variant: `variants` lists them
 
     @property
     def options(self) -> dict[str, Any]:
@@ -93,14 +95,14 @@ class DataConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", validate_default=True)
 
-    name: str
+    name: str  # the data set: `datasets` lists them
     root: Place | None = None  # else the environment's DATA_ROOT, else data/
     title: str | None = None  # what the data is called in results; None: its folder's name if it is yours, else `name`
     size: PixelSize | None = None  # pixels: one number, or [height, width]; None: what the data set is known for
     limit: PositiveInt | None = None  # at most so many images of each official split, or in all where there is none
     range: PixelRange | None = None  # [0, 1] or [-1, 1]; None: what fits the model's output
     val_fraction: Fraction = 0.1  # share of `val_from` held out for validation
-    val_from: Literal["train", "test"] = "train"
+    val_from: Literal["train", "test"] = "train"  # the split that validation is cut from
     test_fraction: Fraction = 0.1  # share held out for testing where there is no official test split
     split_seed: NonNegativeInt = 0  # what is held out does not move with the run's seed
     balance: bool = False  # training draws all classes equally often; an epoch is still as many images as there are
@@ -131,12 +133,12 @@ OptimizerName = Literal["adam", "adamw", "adamax", "sgd", "rmsprop"]
 class PlayerOptimizer(_Strict):
     """What one player's optimizer has of its own; None: as its variant's paper has it, else as all players'."""
 
-    name: OptimizerName | None = None
-    lr: PositiveFloat | None = None
-    betas: tuple[Fraction, Fraction] | None = None
-    eps: PositiveFloat | None = None
-    weight_decay: NonNegativeFloat | None = None
-    centered: bool | None = None
+    name: OptimizerName | None = None  # which optimizer
+    lr: PositiveFloat | None = None  # learning rate
+    betas: tuple[Fraction, Fraction] | None = None  # decay of both moments
+    eps: PositiveFloat | None = None  # added to the denominator
+    weight_decay: NonNegativeFloat | None = None  # as all players' `weight_decay`
+    centered: bool | None = None  # as all players' `centered`
 
 
 class OptimizerConfig(_Strict):
@@ -145,10 +147,10 @@ class OptimizerConfig(_Strict):
     model_config = ConfigDict(extra="allow", validate_default=True, allow_inf_nan=False)
     __pydantic_extra__: dict[str, PlayerOptimizer]
 
-    name: OptimizerName = "adam"
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # rmsprop: the second is its smoothing
-    eps: PositiveFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.0
+    name: OptimizerName = "adam"  # which optimizer, of all players that have none of their own
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)  # decay of both moments; rmsprop: the second is its smoothing
+    eps: PositiveFloat = 1e-8  # added to the denominator
+    weight_decay: NonNegativeFloat = 0.0  # adamw: decoupled; else added to the gradient, times the weight
     centered: bool = False  # rmsprop: divide by the gradient's standard deviation, not by its root mean square
     fused: bool = True  # one kernel for all parameters
 
@@ -206,7 +208,7 @@ Schedule = Annotated[
 class WandbConfig(_Strict):
     """Where Weights & Biases puts the run, if `trackers` names it."""
 
-    project: str = "vae-zoo"
+    project: str = "vae-zoo"  # the project that the run is put in
     mode: Literal["online", "offline", "disabled"] | None = None  # None: as WANDB_MODE in the environment, else online
 
 
@@ -227,7 +229,7 @@ class Config(_Strict):
     model: ModelConfig
     data: DataConfig
     plugins: list[str] = []  # files (counted from the config file) or modules with variants, data sets, nets
-    seed: NonNegativeInt = 0
+    seed: NonNegativeInt = 0  # of initial weights, order of images and noise
     # What `run.py papers` runs and averages, each in a run of its own; None: the seed alone
     seeds: Annotated[list[NonNegativeInt], Field(min_length=1)] | None = None
     out: Place | None = None  # the run's folder; None: runs/<variant>_<dataset>_z<latent>_s<size>_<seed>, or …_2, …_3
@@ -237,12 +239,12 @@ class Config(_Strict):
     init_bias_from_data: bool = False  # the decoder's last bias: the logit of the training images' mean, pixel by pixel
     freeze: list[str] = []  # modules that are not trained, such as [encoder]
 
-    epochs: PositiveFloat | None = None
-    steps: PositiveInt | None = None
+    epochs: PositiveFloat | None = None  # length: how many times each training image is seen; or else steps
+    steps: PositiveInt | None = None  # length: how many batches are trained on; or else epochs
     batch_size: PositiveInt = 128  # global: all ranks and accumulated micro-batches together
     accumulate: PositiveInt = 1  # micro-batches per step
 
-    lr: PositiveFloat = 1e-3
+    lr: PositiveFloat = 1e-3  # learning rate, of all players that have none of their own
     # Of the run's share (linear, cosine) or its epochs: multistep, see `Multistep`; burda: 3^i epochs each at
     # lr x 10^(-i/7), i = 0 to 7, which are 3,280 epochs
     lr_schedule: Schedule = "constant"
@@ -252,7 +254,7 @@ class Config(_Strict):
     clip: PositiveFloat | None = None  # greatest norm of a player's gradient
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay at step n: min(ema, (1 + n) / (10 + n))
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"  # auto: a GPU if there is one
     mixed_precision: Literal["no", "fp16", "bf16", "auto"] = "auto"  # auto: bf16 where the hardware multiplies it
     channels_last: bool = True  # memory layout of convolutions and their images
     compile: bool = False  # torch.compile of the training step: minutes at the start, faster afterwards
@@ -266,8 +268,8 @@ class Config(_Strict):
     evaluate_on: Literal["last", "best"] = "last"  # the weights that are left and scored: best by validation loss
     patience: PositiveInt | None = None  # stop after so many epochs, not counting warmup_epochs, without a better one
     keep: PositiveInt = 2  # newest checkpoints kept, beside the best by validation loss
-    eval_batch_size: PositiveInt = 500
-    trackers: list[Literal["wandb", "tensorboard"]] = []
+    eval_batch_size: PositiveInt = 500  # images at a time in validation and scoring
+    trackers: list[Literal["wandb", "tensorboard"]] = []  # where rows are sent, beside metrics.jsonl
     wandb: WandbConfig = WandbConfig()
     benchmark: BenchmarkConfig = BenchmarkConfig()
 
@@ -372,17 +374,21 @@ def parse_yaml(text: str, where: str) -> Any:
 def read_yaml(path: Path) -> dict[str, Any]:
     """Read a config file with everything it inherits through `base:` (one file or a list, counted from the file).
 
+    Args:
+        path: The file; or the name of one of the zoo's configs, as a base may be as well.
+
     Raises:
         UserError: if a file is missing, is no mapping, or inherits from itself.
     """
-    return _read(path.resolve(), ())
+    return _read(find_config(path).resolve(), ())
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if path in above:
         raise UserError(f"{path} inherits from itself through base: {' -> '.join(p.name for p in (*above, path))}")
     if not os.path.isfile(path):  # no error if the name is longer than any may be
-        raise UserError(f"there is no config file {path}" + (f" (named as base in {above[-1]})" if above else ""))
+        named = f" (named as base in {above[-1]})" if above else ""
+        raise UserError(f"there is no config file {path}{named}{_near(path.stem)}")
     own = parse_yaml(read_text(path), str(path)) or {}
     if not isinstance(own, dict):
         raise UserError(f"{path} must hold `key: value` lines, not a {type(own).__name__}")
@@ -392,10 +398,17 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         raise UserError(f"{path}: base must be a file's name or a list of them, not {bases!r}")
     merged: dict[str, Any] = {}
     for base in bases:
-        merged = _inherit(merged, _read((path.parent / base).resolve(), (*above, path)))
+        merged = _inherit(merged, _read(find_config(base, path.parent).resolve(), (*above, path)))
     if "plugins" in own and isinstance(own["plugins"], list):
         own["plugins"] = [str(path.parent / p) if str(p).endswith(".py") else p for p in own["plugins"]]
     return _inherit(merged, own)
+
+
+def _near(stem: str) -> str:
+    """Say which of the zoo's configs a name that is no file's comes near to, if one does."""
+    known = {name.rpartition("/")[2]: name for name in config_names()}
+    near = difflib.get_close_matches(stem, known, n=1)
+    return f"; did you mean {known[near[0]]!r}, which comes with the zoo?" if near else ""
 
 
 def _merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,9 @@ import json
 import re
 import sys
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -71,7 +73,7 @@ def document(name: str) -> Documentation:
     own = definitions(logs)
     terms = {term: own.get(term, COMMON_TERMS.get(term, "")) for term in logged_terms(name)}
     return Documentation(
-        name, entry.about, " ".join(title.split()), body.strip("\n"), departures.strip(), _options(name), terms
+        name, entry.about, " ".join(title.split()), body.strip("\n"), departures.strip(), options_of(name, {}), terms
     )
 
 
@@ -95,11 +97,14 @@ def logged_terms(name: str) -> list[str]:
     return terms
 
 
-def _options(name: str) -> list[Option]:
-    known = model_options(name, {})
+def options_of(name: str, given: Mapping[str, Any]) -> list[Option]:
+    """Return what `model:` may hold beside a variant's name, on the net that is given, or else on its own."""
+    known = model_options(name, dict(given))
     about = _meanings(VARIANTS.lookup(name).target)
     if "net" in known:
-        about |= definitions((NETS.lookup(known["net"].default).target.__doc__ or "").partition("Args:\n")[2])
+        about |= definitions(
+            (NETS.lookup(str(given.get("net", known["net"].default))).target.__doc__ or "").partition("Args:\n")[2]
+        )
     options = []
     for option, parameter in known.items():
         required = parameter.default is inspect.Parameter.empty

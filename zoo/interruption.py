@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 EXIT_CODE = 128 + signal.SIGINT
 SECONDS_TO_TIDY_UP = 5.0
+COMMAND = "vae-zoo"  # what an installed package's is called
 
 begun = False  # whether a run has taken its folder, so that it is gone on with, not begun anew
 
@@ -20,8 +21,15 @@ def command_line(words: list[str]) -> str:
     trains = "--config" in words or any(word.startswith("--config=") for word in words)
     if trains and begun:
         words = [word for word in words if word not in ("--overwrite", "--resume")] + ["--resume"]
-    own = ["-m", "zoo"] if os.path.basename(sys.argv[0]) == "__main__.py" else [os.path.basename(sys.argv[0])]
-    return shlex.join(["python", *own, *words])
+    return shlex.join([*program(), *words])
+
+
+def program() -> list[str]:
+    """Return what was typed to start this program: the installed command, the module, or a file's name."""
+    name = os.path.basename(sys.argv[0])
+    if os.path.splitext(name)[0] == COMMAND:
+        return [COMMAND]
+    return ["python", "-m", "zoo"] if name == "__main__.py" else ["python", name]
 
 
 class Interruption:

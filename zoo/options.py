@@ -93,6 +93,8 @@ def type_name(annotation: Any) -> str:
         return " | ".join(repr(value) for value in get_args(annotation))
     if get_origin(annotation) is list:
         return f"list of {type_name(get_args(annotation)[0])}"
+    if get_origin(annotation) in (tuple, dict):
+        return f"{get_origin(annotation).__name__}[{', '.join(map(type_name, get_args(annotation)))}]"
     if get_origin(annotation) in (Union, UnionType):
         return " | ".join("None" if part is NoneType else type_name(part) for part in get_args(annotation))
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation).removeprefix("typing.")

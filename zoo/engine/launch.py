@@ -13,6 +13,7 @@ import psutil
 
 from zoo.config import Config
 from zoo.errors import UserError
+from zoo.interruption import COMMAND, program
 from zoo.processes import end_with_parent
 
 MOST_CHARACTERS = 4096  # of a command line that are kept
@@ -55,7 +56,7 @@ def _contradiction(what: str, asked: str, configured: str) -> UserError:
 def _flag(words: Sequence[str], name: str) -> str:
     """Return what a flag of the launcher is set to, before the script's own arguments begin; "" if it isn't."""
     for number, word in enumerate(words):
-        if word.endswith(".py"):
+        if word.endswith(".py") or word in ("-m", "--module"):
             break
         flag, _, value = word.partition("=")
         if flag.lstrip("-").replace("-", "_") == name:
@@ -65,10 +66,8 @@ def _flag(words: Sequence[str], name: str) -> str:
 
 def command() -> str:
     """Return the command line that started this process, launcher and all, as it would be typed; "" in a notebook."""
-    program = Path(sys.argv[0]).name
-    if program in NOTEBOOKS or not sys.argv[0]:
+    if in_notebook() or not sys.argv[0]:
         return ""
-    own = ["python", *(["-m", "zoo"] if program == "__main__.py" else [program]), *sys.argv[1:]]
     launcher = launching_command()
     if launcher:
         settings = {key: os.environ[key] for key in ("ACCELERATE_USE_CPU", "CUDA_VISIBLE_DEVICES") if key in os.environ}
@@ -76,7 +75,7 @@ def command() -> str:
             settings.pop("ACCELERATE_USE_CPU", None)  # which it sets itself
         line = " ".join([*(f"{key}={value}" for key, value in settings.items()), shlex.join(launcher)])
         return line[:MOST_CHARACTERS]
-    return shlex.join(own)[:MOST_CHARACTERS]
+    return shlex.join([*program(), *sys.argv[1:]])[:MOST_CHARACTERS]
 
 
 @functools.cache
@@ -98,9 +97,15 @@ def launching_command() -> tuple[str, ...]:
     return tuple(words) if launched else ()
 
 
+def in_notebook() -> bool:
+    """Say whether this process is a notebook's."""
+    return Path(sys.argv[0]).name in NOTEBOOKS
+
+
 def again() -> str:
     """Say what to type to go on with this run."""
-    line = command()
-    if not line:
+    line, started = command(), Path(sys.argv[0])
+    ours = started.name in ("run.py", COMMAND) or started.parts[-2:] == ("zoo", "__main__.py")
+    if not (line and ours):  # somebody's own code trains
         return "train it again with resume=True"
     return line if "--resume" in sys.argv else f"{line.replace(' --overwrite', '')} --resume"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,13 +14,17 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
 from zoo.base import BaseVAE
+from zoo.engine.launch import in_notebook
 from zoo.engine.setup import Run
 from zoo.files import METRICS_FILE, append_line
 from zoo.pictures.drawing import Painter
 from zoo.pictures.of_runs import write_progress_pictures
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # in a notebook without widgets the bar is one of text
+    from tqdm.auto import tqdm
 
 SECONDS_BETWEEN_PICTURES = 30.0
 STEPS_ASIDE = 256
@@ -98,7 +103,7 @@ class Log:
     @contextmanager
     def running(self, step: int) -> Iterator[None]:
         """Show a bar and let the clock run, from this step on."""
-        shown = self.accelerator.is_main_process and sys.stderr.isatty()
+        shown = self.accelerator.is_main_process and (sys.stderr.isatty() or in_notebook())
         total = self.run.total_steps
         self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, disable=not shown)
         with self.bar:

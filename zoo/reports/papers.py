@@ -1,4 +1,4 @@
-"""Published rows, each with the config that remakes it: `run.py papers`, and `run.py papers NAME` for one of them."""
+"""Published rows, each with the config that remakes it: `vae-zoo papers`, and `vae-zoo papers NAME` for one of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
+from zoo import shipped
 from zoo.config import Config, flatten, load_config
 from zoo.errors import UserError
 from zoo.files import RESULTS_FILE
@@ -14,9 +15,8 @@ from zoo.registry import did_you_mean
 from zoo.reports.reference import Comparison, Reference, Run, load_references, measured, read_run, settings_of, unmet
 from zoo.reports.suite import MAY_DIFFER, Job, Stop, run_suite
 
-PROJECT = Path(__file__).parents[2]
-CONFIGS = PROJECT / "configs" / "papers"
-PUBLISHED = PROJECT / "benchmarks" / "results" / "papers"  # the project's own attempts
+CONFIGS = shipped.CONFIGS / "papers"
+PUBLISHED = Path(__file__).parents[2] / "benchmarks" / "results" / "papers"  # the project's own attempts, in a checkout
 RUNS = Path("runs/papers")
 
 
@@ -175,7 +175,7 @@ def show() -> str:
     """Return all rows: what is published, and what the runs here, or else the project's own, came to."""
     references = load_references()
     found = [attempt for name in names() for attempt in attempts(name, [RUNS, PUBLISHED], references)]
-    return f"{table(found)}\nobtained: by runs in {RUNS}, else by the project's own; `run.py papers NAME` runs a row"
+    return f"{table(found)}\nobtained: by runs in {RUNS}, else by the project's own; `vae-zoo papers NAME` runs a row"
 
 
 def table(found: Sequence[Attempt]) -> str:

@@ -1,4 +1,4 @@
-"""Train and score a grid of runs: `run.py suite configs/suites/quickstart.yaml`.
+"""Train and score a grid of runs: `vae-zoo suite quickstart`.
 
 A suite is a YAML file; every run in it is `base`, then `settings`, then a data set's, then a variant's:
 
@@ -36,6 +36,7 @@ from zoo.errors import UserError
 from zoo.files import CONFIG_FILE, read_text
 from zoo.processes import end_with_parent
 from zoo.reports.reference import Run, read_run
+from zoo.shipped import SUITES, config_names, find_config
 
 PROGRAM = [sys.executable, "-m", "zoo"]
 LOG_FILE = "suite.log"
@@ -122,16 +123,20 @@ def _left_open(key: str, value: Any) -> bool:
 def load_suite(path: Path) -> Suite:
     """Read a suite; `base` is counted from its file, `out` from the current folder.
 
+    Args:
+        path: The file; or the name of one of the zoo's suites.
+
     Raises:
         UserError: one sentence about what is wrong.
     """
+    path = find_config(path, below=SUITES)
     if not os.path.isfile(path):
-        raise UserError(f"there is no suite {path}")
+        raise UserError(f"there is no suite {path}; with the zoo come {', '.join(config_names(SUITES))}")
     values = parse_yaml(read_text(path), str(path))
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold `key: value` lines")
     suite: Suite = check(Suite, values, str(path))
-    suite.base = Path(os.path.normpath(path.parent / suite.base))
+    suite.base = Path(os.path.normpath(find_config(suite.base, path.parent)))
     return suite
 
 

@@ -1,0 +1,70 @@
+"""The command line: its parser, and what each command does.
+
+Modules that need torch are imported by the commands that need them, so that `--help` and `list` answer at once.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from traceback import extract_tb
+
+from zoo.commands.authors import run_check
+from zoo.commands.data import run_cache, run_configs, run_data
+from zoo.commands.drawing import run_interpolate, run_reconstruct, run_sample
+from zoo.commands.encoding import run_encode, run_score
+from zoo.commands.listings import KINDS, run_describe, run_list, run_listing
+from zoo.commands.parser import parse
+from zoo.commands.scoring import run_evaluate, run_leaderboard, run_papers, run_reference
+from zoo.commands.settings import run_config
+from zoo.commands.training import run_suite, run_train
+from zoo.errors import DiskFull, Diverged, Undelivered, UserError
+
+RUN = {
+    "train": run_train,
+    "evaluate": run_evaluate,
+    "sample": run_sample,
+    "reconstruct": run_reconstruct,
+    "encode": run_encode,
+    "interpolate": run_interpolate,
+    "score": run_score,
+    "data": run_data,
+    "config": run_config,
+    "list": run_list,
+    **dict.fromkeys(KINDS, run_listing),
+    "describe": run_describe,
+    "check": run_check,
+    "suite": run_suite,
+    "leaderboard": run_leaderboard,
+    "reference": run_reference,
+    "papers": run_papers,
+    "configs": run_configs,
+    "cache": run_cache,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 2 for a mistake, 1 for a lost run or metric, each in one sentence."""
+    argv = sys.argv[1:] if argv is None else argv
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name need be no text
+    try:
+        arguments = parse(argv)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    try:
+        return RUN[arguments.command](arguments)
+    except SystemExit as error:  # no command of ours does this
+        frames = [frame for frame in extract_tb(error.__traceback__) if "_sitebuiltins" not in frame.filename]
+        where = f"{frames[-1].filename}:{frames[-1].lineno}"
+        print(f"error: somebody's code ended the program by exit({error.code!r}) ({where})", file=sys.stderr)
+        return UserError.exit_code
+    except BrokenPipeError:  # whoever read it, as `head` does, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (UserError, Diverged, DiskFull, Undelivered) as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
