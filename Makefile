@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install test test-slow quickstart lint clean
+.PHONY: install test test-slow test-wheel quickstart docs lint clean
 
 install: $(VENV)/.installed
 
@@ -23,6 +23,16 @@ test: install lint
 test-slow: install
 	$(BIN)/python -m pytest -m slow
 
+# A wheel, installed into an empty environment and used from an empty folder.
+test-wheel: install
+	$(BIN)/python -m pytest -m slow tests/test_wheel.py
+
+# The site, in site/; a link that leads nowhere is an error.
+docs: install
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/python -m pytest tests/test_site.py
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -30,4 +40,4 @@ lint: install
 	$(BIN)/lint-imports --no-logo
 
 clean:
-	rm -rf runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf runs site .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

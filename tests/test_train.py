@@ -513,13 +513,6 @@ def test_range_follows_the_model(tmp_path: Path) -> None:
     assert t.model.likelihood.activation == "tanh"
 
 
-def test_trackers_run_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    out = tmp_path / "r"
-    assert run(make_config(out, steps=6, trackers=["wandb"], wandb={"mode": "offline"})) == 0
-    assert list((out / "wandb").glob("offline-run-*/*.wandb"))
-
-
 def test_config_file_is_plain_yaml(finished: Path) -> None:
     values = yaml.safe_load((finished / "config.yaml").read_text())
     assert values["data"]["range"] == [0.0, 1.0] and values["data"]["size"] == 8

@@ -209,6 +209,9 @@ class WandbConfig(_Strict):
     """Where Weights & Biases puts the run, if `trackers` names it."""
 
     project: str = "vae-zoo"  # the project that the run is put in
+    entity: str | None = None  # whose project; None: as WANDB_ENTITY, else the account's own
+    group: str | None = None  # what the run belongs to; None: as WANDB_RUN_GROUP, which in a suite is its name
+    tags: list[str] = []  # none: as WANDB_TAGS
     mode: Literal["online", "offline", "disabled"] | None = None  # None: as WANDB_MODE in the environment, else online
 
 

@@ -18,10 +18,11 @@ from zoo.engine.checkpoint import load, weights_of, write_weights
 from zoo.engine.launch import again, command
 from zoo.engine.provenance import plugin_digests, provenance
 from zoo.engine.setup import Run, set_up
+from zoo.engine.trackers import tracking
 from zoo.engine.train import Trainer
 from zoo.errors import UserError
 from zoo.evaluation import complain, measure
-from zoo.files import CONFIG_FILE, HISTORY_FILE, MODEL_FILE, PLUGINS_FOLDER
+from zoo.files import CONFIG_FILE, HISTORY_FILE, MODEL_FILE, PLUGINS_FOLDER, read_results
 from zoo.memory import telling
 from zoo.metrics.benchmark import asked_for
 
@@ -58,7 +59,7 @@ def train(
         return _dry_run(run)
     with ExitStack() as held:  # the folder's lock, by the main process
         changed = _take_folder(run, resume, overwrite, accept_data, held)
-        return _train(run, resume, overwrite, changed)
+        return _train(run, resume, overwrite, changed, held)
 
 
 def of_a_run(
@@ -107,10 +108,12 @@ def from_anywhere(config: Config, plugins: Sequence[str] = ()) -> None:
         config.data.root = config.data.root.expanduser().resolve()
 
 
-def _train(run: Run, resume: bool, overwrite: bool, changed: dict[str, Any]) -> int:
+def _train(run: Run, resume: bool, overwrite: bool, changed: dict[str, Any], held: ExitStack) -> int:
     config, accelerator, main = run.config, run.accelerator, run.accelerator.is_main_process
     goes_on = resume and not overwrite and folder.holds_a_run(run.out)
     membership = folder.united(run.data.membership, folder.read_membership(run.out) if goes_on else None)
+    if config.trackers:
+        _start_trackers(run, goes_on, held)
     accelerator.wait_for_everyone()  # all have read what lies there
     if main:
         if overwrite and folder.holds_a_run(run.out):
@@ -132,7 +135,6 @@ def _train(run: Run, resume: bool, overwrite: bool, changed: dict[str, Any]) -> 
         if resume:
             print(f"resumed at step {trainer.step:,}" if resumed else "no checkpoint yet: starting from the beginning")
         _tell_changes(changed, trainer.step)
-    _start_trackers(run)
     stopped_by, failed = trainer.fit(), []
     if main and trainer.given_up:
         print(
@@ -144,6 +146,9 @@ def _train(run: Run, resume: bool, overwrite: bool, changed: dict[str, Any]) -> 
             print(f"stopped at step {trainer.step:,}, checkpoint written; to go on: {again()}", flush=True)
     else:
         failed = finish(run, trainer)
+        if main and config.trackers:
+            run.trackers.show(sorted(run.out.glob("*.png")), trainer.step)
+            run.trackers.summarise(read_results(run.out), trainer.step)
     trainer.close()
     complain(failed, run.out)
     return stopped_by
@@ -219,25 +224,21 @@ def _dry_run(run: Run) -> int:
     return 0
 
 
-def _start_trackers(run: Run) -> None:
-    config = run.config
-    if not config.trackers:
-        return
-    started = [str(tracker) for tracker in run.accelerator.log_with]
-    absent = [name for name in config.trackers if name not in started]  # Accelerate would go on without them
-    if absent:
-        raise UserError(f"the tracker {absent[0]!r} is not installed: pip install {absent[0]}, or set trackers=[]")
-    run.accelerator.project_configuration.logging_dir = str(run.out)
-    mode = config.wandb.mode or os.environ.get("WANDB_MODE", "online")
-    settings = {"name": run.out.name, "dir": str(run.out), "mode": mode}
-    flat = {key: value if isinstance(value, int | float | str) else str(value) for key, value in config.dump().items()}
-    try:
-        run.accelerator.init_trackers(config.wandb.project, flat, {"wandb": settings})
-    except Exception as error:  # wandb has many ways to fail, all of which mean that the run would not be tracked
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise UserError(
-            f"the trackers {', '.join(config.trackers)} can't start: {reason}; set wandb.mode=offline, or trackers=[]"
-        ) from None
+def _start_trackers(run: Run, resumed: bool, held: ExitStack) -> None:
+    """Begin them, on the main process.
+
+    Raises:
+        UserError: on all ranks alike.
+    """
+    fault = ""
+    if run.accelerator.is_main_process:
+        try:
+            run.trackers = held.enter_context(tracking(run.config, run.out, resumed))
+        except UserError as error:
+            fault = str(error)
+    [fault] = broadcast_object_list([fault])
+    if fault:
+        raise UserError(fault)
 
 
 def finish(run: Run, trainer: Trainer) -> list[str]:

@@ -13,7 +13,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,7 @@ def locked(out: Path) -> Iterator[None]:
     Raises:
         UserError: if one does, naming it; or if the folder can't be made.
     """
+    made = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / LOCK_FILE, blocking=False)
@@ -197,6 +198,9 @@ def locked(out: Path) -> Iterator[None]:
         for name in (HOLDER_FILE, LOCK_FILE):
             (out / name).unlink(missing_ok=True)
         lock.release()
+        if made:
+            with suppress(OSError):  # it isn't empty, unless nothing could begin
+                out.rmdir()
 
 
 def read_membership(out: Path) -> dict[str, Tensor] | None:

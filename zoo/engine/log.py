@@ -151,9 +151,9 @@ class Log:
     def write(self, row: dict[str, Any]) -> None:
         """Write a row, in which "step" is, to file, trackers and terminal."""
         row["images_per_second"] = self.images / self.seconds
-        self.accelerator.log({k: v for k, v in row.items() if k != "step"}, step=row["step"])
         if not self.accelerator.is_main_process:
             return
+        self.run.trackers.log({k: v for k, v in row.items() if k != "step"}, row["step"])
         append_line(self.run.out / METRICS_FILE, json.dumps(row))
         speed = f"{row['images_per_second']:,.0f} images/s"
         if "train/loss" in row:
@@ -165,9 +165,12 @@ class Log:
             self.bar.write("  ".join([where, *numbers, speed]))
             sys.stdout.flush()
 
-    def draw(self, model: BaseVAE) -> None:
-        """Have it drawn how far the run has come, now and then, in a process beside this one."""
-        if self.accelerator.is_main_process and time.monotonic() - self.drawn_at > SECONDS_BETWEEN_PICTURES:
+    def draw(self, model: BaseVAE, step: int) -> None:
+        """Have it drawn how far the run has come: for trackers always, else now and then, in a process beside."""
+        if not self.accelerator.is_main_process:
+            return
+        self.run.trackers.validated(model, self.run.data.val, step)
+        if time.monotonic() - self.drawn_at > SECONDS_BETWEEN_PICTURES:
             self.painter = self.painter or Painter()
             write_progress_pictures(model, self.run.data.val, self.run.out, self.painter)
             self.drawn_at = time.monotonic()

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -27,6 +27,7 @@ from zoo.engine.checkpoint import recipe_of, weights_file
 from zoo.engine.initial import bias_from_data, initialise
 from zoo.engine.optimizers import player_settings
 from zoo.engine.rehearsal import rehearse
+from zoo.engine.trackers import Trackers
 from zoo.errors import UserError
 from zoo.memory import require
 from zoo.models import create, model_options, preferred_range
@@ -56,6 +57,7 @@ class Run:
     channels_last: bool
     total_steps: int
     started_from: str = ""
+    trackers: Trackers = field(default_factory=Trackers)  # begun once the folder is taken
 
     @property
     def images_per_rank(self) -> int:
@@ -330,8 +332,6 @@ def make_accelerator(config: Config, precision: str) -> Accelerator:
     return Accelerator(
         cpu=choose_device(config) == "cpu",
         mixed_precision=precision,
-        log_with=list(config.trackers) or None,
-        project_dir="runs",  # the run's own folder is known only later: see _start_trackers
         kwargs_handlers=[DistributedDataParallelKwargs()],
     )
 

@@ -224,7 +224,7 @@ class Trainer:
                 epoch = self.step * self.config.batch_size / len(self.run.data.train)
                 self.log.write({"step": self.step, "epoch": epoch} | row)
             if due.validate:
-                self.log.draw(self.evaluated)
+                self.log.draw(self.evaluated, self.step)
                 self._to_training_mode()
         if due.save or new_best or stopping or self.given_up:
             self.save(new_best)

@@ -29,9 +29,14 @@ def picture_labels(split: Images, model: BaseVAE) -> Tensor | None:
 
 def write_progress_pictures(model: BaseVAE, split: Images, out: Path, by: of_models.Draws = drawing) -> None:
     """Draw what shows a run's progress, over the pictures of the validation before."""
+    write_images(model, split, out, by)
+    by.training_losses(out / METRICS_FILE, out / "training_losses.png")
+
+
+def write_images(model: BaseVAE, split: Images, out: Path, by: of_models.Draws = drawing) -> None:
+    """Draw reconstructions of a split's first images, and samples."""
     of_models.reconstructions(model, first_batch(split, model, 30), out / "reconstructions.png", by)
     of_models.generated_samples(model, out / "generated_samples.png", y=picture_labels(split, model), by=by)
-    by.training_losses(out / METRICS_FILE, out / "training_losses.png")
 
 
 def _two_or_more(batch: Batch, more: Images, model: BaseVAE) -> Batch:

@@ -196,6 +196,7 @@ def execute(job: Job) -> str:
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env={"WANDB_RUN_GROUP": job.out.parent.name, **os.environ},
             preexec_fn=end_with_parent,  # no thread runs here
         )
     stopped: list[int] = []
