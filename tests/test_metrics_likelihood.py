@@ -170,6 +170,20 @@ def test_bits_per_dim_row(recon: str, range_: tuple[float, float], tmp_path: Pat
     assert ("black or white in the data" in row.protocol) == (recon == "bce")
 
 
+@pytest.mark.parametrize(("recon", "level"), [("continuous_bernoulli", False), ("logistic_mixture", True)])
+def test_bits_say_their_likelihood(recon: str, level: bool, tmp_path: Path) -> None:
+    """A probability of levels is one already; a density is multiplied by what lies between two."""
+    model = zoo.create("mlp", ImageSpec(1, 2, 2), hidden_dims=[4], latent_dim=LATENT, recon=recon)
+    rows = nll(subject_of(model, noise(20, 1, 2, 2), tmp_path), k=2)
+    row = rows["bits_per_dim"]
+    assert row.value == pytest.approx(bits_per_dim(rows["nll"].value, 4, 1.0 if level else 1 / 255))
+    assert f"likelihood {recon!r}" in row.protocol
+    assert ("probability of a pixel's 256 levels" in row.protocol) == level
+    assert ("density times the spacing" in row.protocol) != level
+    with pytest.raises(UserError, match="recon 'bce', not"):
+        nll(subject_of(model, noise(20, 1, 2, 2), tmp_path), k=2, binarise="fixed")
+
+
 def test_grey_pixels_under_a_bernoulli_have_no_bits(tmp_path: Path) -> None:
     model = zoo.create("mlp", ImageSpec(3, 2, 2), recon="bce", hidden_dims=[4], latent_dim=LATENT)
     (row,) = nll(subject_of(model, noise(60, 3, 2, 2), tmp_path), k=3).values()

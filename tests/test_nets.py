@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from zoo.errors import UserError
 from zoo.families.gaussian import GaussianVAE
 from zoo.models import create
 from zoo.nets.pairs import HIDDEN, NETS, Net, build_net, label_vector
+from zoo.nets.published import ResidualUnit
 
 SMALL: dict[str, dict[str, Any]] = {
     "mlp": {"hidden_dims": [7]},
@@ -27,6 +29,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet": {"hidden_dims": [4, 6, 6], "blocks": 2},
     "gated": {"hidden_dims": [7, 5]},
     "rae": {"base_channels": 2},
+    "grid": {"base_channels": 2},
 }
 ANY_SIZE = ["mlp", "vanilla", "resnet", "gated"]
 
@@ -65,7 +68,15 @@ def test_nets_that_take_any_size(name: str, channels: int, height: int, width: i
 
 @pytest.mark.parametrize(
     ("name", "height", "width"),
-    [("conv", 16, 48), ("conv", 80, 32), ("mnist", 28, 28), ("mnist", 12, 20), ("celeba", 8, 8), ("celeba", 128, 128)],
+    [
+        ("conv", 16, 48),
+        ("conv", 80, 32),
+        ("mnist", 28, 28),
+        ("mnist", 12, 20),
+        ("celeba", 8, 8),
+        ("celeba", 128, 128),
+        ("grid", 28, 12),
+    ],
 )
 def test_sizes_that_a_net_admits(name: str, height: int, width: int) -> None:
     image = ImageSpec(1, height, width)
@@ -80,6 +91,7 @@ def test_sizes_that_a_net_admits(name: str, height: int, width: int) -> None:
         ("conv", 2, 2, "divisible by 16, not 2 x 2: set data.size=16"),
         *(("rae", h, w, f"square images of 16, .* not {h} x {w}") for h, w in ((28, 28), (8, 8), (256, 256), (48, 48))),
         ("rae", 32, 64, "square images of 16, .* not 32 x 64"),
+        ("grid", 30, 28, "divisible by 4, not 30 x 28"),
         ("mnist", 30, 28, "divisible by 4, not 30 x 28: set data.size=\\[32, 28"),
         ("mnist", 1, 1, "divisible by 4, not 1 x 1: set data.size=4"),
         *(("celeba", h, w, f"square images of 8, 16, .* not {h} x {w}") for h, w in ((4, 4), (2, 2), (1, 1), (48, 48))),
@@ -114,6 +126,7 @@ def test_building_changes_no_option_and_no_default(name: str) -> None:
         ("gated", {"hidden_dims": []}, "hidden_dims is .*at least 1"),
         ("rae", {"base_channels": 0}, "base_channels is 0"),
         ("resnet", {"blocks": 0}, "blocks is 0"),
+        ("grid", {"factor": 16}, "factor is 16"),
         ("mnist", {"hidden_dim": -1}, "hidden_dim is -1"),
     ],
 )
@@ -259,3 +272,18 @@ def test_labels_as_vectors() -> None:
     assert torch.equal(classes, torch.tensor([[0.0, 1, 0], [1, 0, 0]]))
     attributes = label_vector(torch.tensor([[1, 0]], dtype=torch.uint8), ImageSpec(1, 4, 4, attributes=2))
     assert torch.equal(attributes, torch.tensor([[1.0, 0.0]]))
+
+
+@pytest.mark.parametrize("factor", [4, 8])
+def test_grids_have_a_position_for_so_many_pixels(factor: int) -> None:
+    """Van den Oord et al. 2017, section 4.1: stride-2 convolutions with windows of 4x4, then two residual blocks."""
+    net = build_net("grid", ImageSpec(3, 64, 32), base_channels=4, factor=factor)
+    assert net.feature_shape == (8, 64 // factor, 32 // factor)
+    halvings = int(math.log2(factor))
+    for part, kind in ((net.encoder, nn.Conv2d), (net.decoder, nn.ConvTranspose2d)):
+        strided = [layer for layer in layers(part, kind) if layer.stride == (2, 2)]
+        assert len(strided) == halvings and all(layer.kernel_size == (4, 4) for layer in strided)
+        assert len(layers(part, ResidualUnit)) == 2
+    unit = ResidualUnit(8)
+    x = torch.randn(1, 8, 3, 3)
+    torch.testing.assert_close(unit(x), x + unit.body[3](unit.body[1](x.relu()).relu()))

@@ -11,9 +11,12 @@ from torch import Tensor
 
 from tests.runs import small
 from zoo.base import ImageSpec, random_batch
+from zoo.errors import UserError
 from zoo.models import create
 from zoo.parts.distributions import gaussian_log_prob
-from zoo.parts.priors import AutoregressivePrior, SecondStage
+from zoo.parts.flows import Coupling
+from zoo.parts.priors import AutoregressivePrior, FlowPrior, SecondStage
+from zoo.variants.flow_prior import FlowPriorVAE
 from zoo.variants.two_stage import TwoStageVAE
 from zoo.variants.vamp import VampVAE
 
@@ -197,3 +200,89 @@ def test_the_pseudo_images_learn_through_the_kl() -> None:
     model = vamp()
     model.loss(random_batch(model.image))["loss"].backward()
     assert model.pseudo.grad is not None and (model.pseudo.grad.flatten(1).norm(dim=1) > 0).all()
+
+
+# ---- flow_prior
+
+
+def flow_prior(dim: int = 2) -> FlowPriorVAE:
+    torch.manual_seed(0)
+    model = create("flow_prior", ImageSpec(1, 8, 8), **small("flow_prior", latent_dim=dim, prior_steps=4))
+    assert isinstance(model, FlowPriorVAE)
+    for parameter in model.prior.parameters():
+        parameter.data.add_(0.2 * torch.randn_like(parameter))  # far from the identity, where it starts
+    return model.eval()
+
+
+@torch.no_grad()
+def test_a_flow_prior_integrates_to_one_on_a_grid() -> None:
+    model = flow_prior()
+    side = torch.linspace(-20, 20, 401)
+    grid = torch.cartesian_prod(side, side)
+    density = model.log_prior(grid).double().exp()
+    assert density.sum().item() * (side[1] - side[0]).item() ** 2 == pytest.approx(1, abs=2e-3)
+    assert (density - gaussian_log_prob(grid).exp()).abs().max() > 0.05
+
+
+@torch.no_grad()
+def test_draws_of_a_flow_prior_have_its_density() -> None:
+    """Shares of draws in the cells of a grid are those of the density."""
+    model = flow_prior()
+    z = model.sample_prior(40_000, torch.Generator().manual_seed(0))
+    side = torch.linspace(-8, 8, 9)
+    found = torch.histogramdd(z, [side, side])[0] / len(z)
+    fine = (torch.arange(800) + 0.5) / 50 - 8
+    density = model.log_prior(torch.cartesian_prod(fine, fine)).exp().view(8, 100, 8, 100).sum((1, 3)) / 50**2
+    assert (found - density).abs().max() < 5 * 0.5 / 40_000**0.5 and density.max() > 0.05
+
+
+@pytest.mark.parametrize("dim", [2, 3, 6])
+def test_a_coupling_step_can_be_undone_and_knows_its_volume(dim: int) -> None:
+    torch.manual_seed(0)
+    for parity in (0, 1):
+        step = Coupling(dim, 8, parity)
+        torch.testing.assert_close(step(torch.randn(3, dim))[1], torch.zeros(3))
+        torch.nn.init.normal_(step.net[-1].weight)
+        z = torch.randn(5, dim)
+        u, log_det = step(z)
+        torch.testing.assert_close(step.inverse(u), z, rtol=1e-4, atol=1e-5)
+        stay = torch.arange(dim) % 2 == parity
+        assert torch.equal(u[:, stay], z[:, stay]) and (u[:, ~stay] != z[:, ~stay]).all()
+        for i in range(5):
+            matrix = torch.autograd.functional.jacobian(lambda z, step=step: step(z)[0], z[i])
+            assert log_det[i].item() == pytest.approx(torch.linalg.slogdet(matrix).logabsdet.item(), abs=1e-4)
+
+
+def test_a_flow_prior_starts_as_the_standard_normal_and_learns_where_latents_lie() -> None:
+    torch.manual_seed(0)
+    prior = FlowPrior(2, 4, 32)
+    z = torch.randn(256, 2)
+    torch.testing.assert_close(prior.log_prob(z), gaussian_log_prob(z))
+    optimizer = torch.optim.Adam(prior.parameters(), lr=5e-3)
+    for _ in range(200):
+        side = 4 * torch.randint(2, (256, 1)).float() - 2
+        z = torch.cat([side, side * side.sign()], 1) + 0.3 * torch.randn(256, 2)  # two clusters
+        loss = -prior.log_prob(z).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    exact = math.log(2) + math.log(2 * math.pi * math.e) + 2 * math.log(0.3)  # of the mixture, but for its overlap
+    assert exact - 0.1 < loss.item() < exact + 0.5
+    near = (prior.sample(500).abs() - 2).norm(dim=1) < 1.2
+    assert near.float().mean() > 0.8
+
+
+def test_the_loss_of_flow_prior_is_the_bound_under_its_prior() -> None:
+    model = flow_prior(3)
+    batch = random_batch(model.image)
+    torch.manual_seed(0)
+    terms = model.loss(batch)
+    torch.manual_seed(0)
+    z, log_q = model.posterior(batch.x).draw(1)
+    torch.testing.assert_close(terms["kl"], (log_q - model.prior.log_prob(z)).mean())
+    torch.testing.assert_close(terms["loss"], terms["recon"] + terms["kl"])
+
+
+def test_a_flow_prior_of_one_dimension_is_refused() -> None:
+    with pytest.raises(UserError, match="latent_dim is 1, and each step needs two"):
+        create("flow_prior", ImageSpec(1, 8, 8), **small("flow_prior", latent_dim=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -10,7 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from zoo.parts.quantizers import REVIVED_BELOW, FiniteScalarQuantizer, VectorQuantizer, perplexity, usage_counts
+from zoo.parts.quantizers import (
+    REVIVED_BELOW,
+    FiniteScalarQuantizer,
+    LinearQuantizer,
+    ResidualQuantizer,
+    SignQuantizer,
+    VectorQuantizer,
+    k_means,
+    perplexity,
+    rotated,
+    sign_entropy,
+    sign_shares,
+    usage_counts,
+)
 
 LEVELS = ([3], [4], [8, 5, 5], [6, 3, 4, 7])
 
@@ -164,3 +178,183 @@ def test_usage_and_perplexity_by_hand() -> None:
     assert perplexity(counts).item() == pytest.approx(math.exp(entropy))
     assert perplexity(torch.ones(7)).item() == pytest.approx(7)
     assert perplexity(torch.tensor([4.0, 0.0])).item() == pytest.approx(1)
+
+
+# ---- the rotation trick
+
+
+def directions(dim: int) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    return torch.randn(20, dim).double(), 3 * torch.randn(20, dim).double()
+
+
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_what_is_rotated_is_the_code_by_a_rotation_and_a_stretch(dim: int) -> None:
+    x, q = directions(dim)
+    x[0] = -2 * q[0]  # opposite
+    for each, code in zip(x, q, strict=True):
+        matrix = torch.autograd.functional.jacobian(lambda x, code=code: rotated(x, code), each)
+        torch.testing.assert_close(matrix @ each, code, rtol=0, atol=1e-6)
+        torch.testing.assert_close(rotated(each, code), code, rtol=0, atol=1e-12)
+        stretch = code.norm() / each.norm()
+        if dim > 1 and each is not x[0] and (each @ code) > -each.norm() * code.norm() * (1 - 1e-9):
+            turn = matrix / stretch
+            torch.testing.assert_close(turn @ turn.T, torch.eye(dim).double(), rtol=0, atol=1e-6)
+            assert torch.linalg.det(turn).item() == pytest.approx(1)
+
+
+def test_a_gradient_keeps_its_angle_through_a_rotation() -> None:
+    """The angle that it has with the code, it has with the vector; straight through, it would have another."""
+    x, q = directions(4)
+    x.requires_grad_()
+    at_code = torch.randn_like(q)
+    (at_vector,) = torch.autograd.grad((rotated(x, q) * at_code).sum(), x)
+    wanted, found = (torch.cosine_similarity(a, b) for a, b in ((at_code, q), (at_vector, x)))
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(at_vector.norm(dim=1), at_code.norm(dim=1) * q.norm(dim=1) / x.norm(dim=1))
+    assert (torch.cosine_similarity(at_code, x) - wanted).abs().max() > 0.1
+
+
+def test_a_vector_of_zeros_is_rotated_to_its_code_too() -> None:
+    x = torch.zeros(2, 3, requires_grad=True)
+    code = torch.randn(2, 3)
+    found = rotated(x, code)
+    torch.testing.assert_close(found, code)
+    assert torch.autograd.grad(found.sum(), x)[0].isfinite().all()
+
+
+# ---- SimVQ
+
+
+def test_one_vector_moves_all_codes_of_a_linear_codebook() -> None:
+    torch.manual_seed(0)
+    quantizer, x = LinearQuantizer(20, 4), torch.randn(1, 1, 4)
+    before = quantizer.codebook.detach().clone()
+    (quantizer(x)[0] - x).square().sum().backward()
+    assert {name for name, p in quantizer.named_parameters() if p.grad is not None} == {"map.weight", "map.bias"}
+    with torch.no_grad():
+        for parameter in quantizer.parameters():
+            parameter -= 0.1 * parameter.grad  # type: ignore[operator]
+    assert ((quantizer.codebook - before).norm(dim=1) > 1e-3).all()
+    moved = VectorQuantizer(20, 4, "gradient")
+    (moved(x)[0] - x).square().sum().backward()
+    assert (moved.codebook.grad.norm(dim=1) > 0).sum() == 1  # type: ignore[union-attr]
+
+
+# ---- k-means
+
+
+def clusters(n: int = 400) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(0)
+    centres = torch.tensor([[5.0, 0.0], [-5.0, 0.0], [0.0, 7.0]])
+    return centres, (centres[torch.arange(n) % 3] + 0.1 * torch.randn(n, 2))[:, None]
+
+
+def test_k_means_finds_clusters_and_leaves_a_centre_without_vectors() -> None:
+    centres, x = clusters()
+    far = torch.tensor([[100.0, 100.0]])
+    found, counts = k_means(x[:, 0], torch.cat([x[:3, 0] + 1, far]))
+    torch.testing.assert_close(found[:3], centres, rtol=0, atol=0.05)
+    assert torch.equal(found[3:], far) and counts.tolist() == [134, 133, 133, 0]
+
+
+@pytest.mark.parametrize("codebook", ["ema", "gradient"])
+def test_a_codebook_starts_from_the_first_steps_clusters_once(codebook: str) -> None:
+    centres, x = clusters()
+    quantizer = VectorQuantizer(12, 2, codebook, start="kmeans")  # type: ignore[arg-type]
+    before = quantizer.codebook.detach().clone()
+    learn_once(quantizer, x)
+    assert (
+        torch.cdist(quantizer.codebook, centres).min(1).values.max() < 1 < torch.cdist(before, centres).min(1)[0].max()
+    )
+    assert quantizer.counts.sum().item() == pytest.approx(400)
+    if codebook == "ema":
+        torch.testing.assert_close(quantizer.sums, quantizer.codebook * quantizer.counts[:, None])
+    resumed = VectorQuantizer(12, 2, codebook, start="kmeans")  # type: ignore[arg-type]
+    resumed.load_state_dict(quantizer.state_dict())
+    for each in (quantizer, resumed):
+        at = each.codebook.detach().clone()
+        learn_once(each, x + 3)
+        assert (each.codebook - at).norm(dim=1).median() < 0.1, "the second step moves it as any other does"
+
+
+# ---- residual codes
+
+
+def residual(stages: int = 4, start: str = "kmeans") -> tuple[ResidualQuantizer, Tensor]:
+    torch.manual_seed(0)
+    quantizer, x = ResidualQuantizer(stages, 16, 3, start), torch.randn(300, 2, 3)  # type: ignore[arg-type]
+    for _ in range(30 if start == "kmeans" else 300):
+        codes, indices = quantizer(x)
+        quantizer.see(x, codes, indices)
+        quantizer.learn()
+    return quantizer, x
+
+
+@pytest.mark.parametrize("start", ["kmeans", "noise"])
+def test_each_stage_leaves_less_over(start: str) -> None:
+    quantizer, x = residual(start=start)
+    codes, indices = quantizer(x)
+    each = codes.unflatten(1, (2, 4))
+    errors = [(x - each[:, :, :stages].sum(2)).square().sum(2).mean().item() for stages in range(5)]
+    assert all(after < 0.5 * before for before, after in itertools.pairwise(errors)), errors
+    assert indices.shape == (300, 8)
+
+
+def test_a_stage_quantises_what_those_before_it_leave_over() -> None:
+    quantizer, x = residual(3)
+    codes, indices = quantizer(x)
+    rest = x
+    for number, stage in enumerate(quantizer.in_order):
+        e, index = stage(rest)
+        torch.testing.assert_close(codes.unflatten(1, (2, 3))[:, :, number], e)
+        assert torch.equal(indices.unflatten(1, (2, 3))[:, :, number], index)
+        rest = rest - e
+    assert torch.equal(quantizer.index_of(codes), indices) and torch.equal(quantizer.codes_at(indices), codes)
+
+
+def test_residual_codebooks_start_from_clusters_of_what_is_left_over() -> None:
+    """After one step each stage has come nearer, which codebooks of noise would not."""
+    torch.manual_seed(0)
+    quantizer, x = ResidualQuantizer(3, 16, 3, "kmeans"), 5 + torch.randn(300, 2, 3)
+    codes, indices = quantizer(x)
+    quantizer.see(x, codes, indices)
+    quantizer.learn()
+    each = quantizer(x)[0].unflatten(1, (2, 3))
+    errors = [(x - each[:, :, :stages].sum(2)).square().sum(2).mean().item() for stages in range(4)]
+    assert all(after < 0.7 * before for before, after in itertools.pairwise(errors)), errors
+
+
+# ---- signs
+
+
+@pytest.mark.parametrize("bits", [1, 3, 10])
+def test_numbers_and_signs_are_one_to_one(bits: int) -> None:
+    quantizer = SignQuantizer(bits, 0.5)
+    indices = torch.arange(2**bits)
+    codes = quantizer.codes_at(indices)
+    assert quantizer.codes == len(codes.unique(dim=0)) == 2**bits
+    assert torch.equal(codes.abs(), torch.full_like(codes, 0.5))
+    assert torch.equal(quantizer.index_of(codes), indices)
+    x = torch.randn(4, 5, bits)
+    found, index = quantizer(x)
+    assert torch.equal(found, 0.5 * x.sign()) and torch.equal(quantizer.codes_at(index), found)
+
+
+def test_entropies_of_signs_are_those_of_all_combinations() -> None:
+    """Brute force over 2^k codes, by their distance; the average's entropy is exact within a group."""
+    torch.manual_seed(0)
+    bits, temperature = 5, 0.7
+    z = torch.randn(50, bits).double()
+    codes = SignQuantizer(bits).codes_at(torch.arange(2**bits)).double()
+    q = (-torch.cdist(z, codes).square() / temperature).softmax(1)  # [N, 2^k]
+    logits = 4 * z / temperature
+    torch.testing.assert_close(sign_entropy(logits), torch.special.entr(q).sum(1))
+    (shares,) = sign_shares(logits, bits)
+    torch.testing.assert_close(shares, q.mean(0))
+    parts = sign_shares(logits, 2)
+    assert [len(part) for part in parts] == [4, 4, 2]
+    first = torch.stack([q[:, torch.arange(2**bits) % 4 == pair].sum(1) for pair in range(4)], 1).mean(0)
+    torch.testing.assert_close(parts[0], first)
+    bound = sum(torch.special.entr(part).sum() for part in parts)
+    assert bound >= torch.special.entr(q.mean(0)).sum()

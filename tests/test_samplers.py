@@ -20,6 +20,7 @@ from zoo.metrics import samplers
 from zoo.metrics.core import Subject
 from zoo.metrics.fid import frechet_distance
 from zoo.parts.distributions import standard_normal
+from zoo.parts.flows import RectifiedFlow
 from zoo.parts.priors import SecondStage
 from zoo.testing import StubVAE
 
@@ -120,6 +121,82 @@ def test_the_second_stage_finds_the_clusters(toy: Subject, monkeypatch: pytest.M
     assert torch.allclose(torch.cdist(z, CENTRES).argmin(1).bincount() / len(z), SHARES, atol=0.06)
 
 
+def draw_at_once(subject: Subject, sampler: str, n: int) -> Tensor:
+    return (torch.cat([batch for _, batch in samplers.sample_batches(subject, sampler, n, n)]).flatten(1) - 0.5) * 20
+
+
+def test_a_rectified_flow_finds_the_clusters(toy: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samplers, "STAGE_STEPS", 600)
+    monkeypatch.setattr(samplers, "RectifiedFlow", partial(RectifiedFlow, width=128))
+    z = draw_at_once(toy, "rectified_flow", 4000)
+    near = near_a_centre(draw_at_once(toy, "gaussian", 4000)).double().mean()
+    assert near_a_centre(z).double().mean() > max(0.3, 2 * near)
+    assert torch.allclose(torch.cdist(z, CENTRES).argmin(1).bincount() / len(z), SHARES, atol=0.06)
+
+
+def test_a_rectified_flow_gives_gaussian_latents_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Mean, covariance and the shape of each dimension, far from N(0, I)."""
+    monkeypatch.setattr(samplers, "STAGE_STEPS", 300)
+    monkeypatch.setattr(samplers, "RectifiedFlow", partial(RectifiedFlow, width=64))
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(4000, 3, generator=generator) @ torch.tensor([[2.0, 0, 0], [1.5, 0.7, 0], [0, 0.1, 0.6]]).T
+    images = Images((255 * ((z + torch.tensor([1.0, -2.0, 3.0])) / 20 + 0.5)).round().byte().view(-1, 1, 1, 3))
+    subject = make_subject(tmp_path, Flat(ImageSpec(1, 1, 3)), images)
+    true, found = samplers.training_latents(subject), draw_at_once(subject, "rectified_flow", 8000)
+    spread = true.std(0)
+    assert ((found.mean(0) - true.mean(0)) / spread).abs().max() < 0.1
+    torch.testing.assert_close(found.T.corrcoef(), true.T.corrcoef(), rtol=0, atol=0.05)
+    torch.testing.assert_close(found.std(0) / spread, torch.ones(3), rtol=0, atol=0.08)
+    shares = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95])
+    quantiles = [(each.quantile(shares, 0) - true.mean(0)) / spread for each in (found, true)]
+    torch.testing.assert_close(*quantiles, rtol=0, atol=0.15)
+
+
+@torch.no_grad()
+def test_a_rectified_flow_follows_its_velocity() -> None:
+    """The velocity that carries N(0, I) to N(m, s^2 I) is known: its draws are m + s z_0."""
+    flow = RectifiedFlow(2)
+    m, s = torch.tensor([3.0, -1.0]), 0.5
+
+    def velocity(z: Tensor, t: Tensor) -> Tensor:  # E[z_1 - z_0 | z_t]
+        variance = (1 - t) ** 2 + (t * s) ** 2
+        return m + (t * s**2 - (1 - t)) / variance * (z - t * m)
+
+    flow.velocity = velocity  # type: ignore[method-assign]
+    z = flow.sample(500, torch.Generator().manual_seed(0))
+    start = standard_normal((500, 2), torch.device("cpu"), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(z, m + s * start, rtol=0, atol=0.01)
+
+
+def test_a_rectified_flow_starts_from_the_standard_normals_own() -> None:
+    flow = RectifiedFlow(3)
+    z = flow.sample(2000, torch.Generator().manual_seed(0))
+    start = standard_normal((2000, 3), torch.device("cpu"), torch.Generator().manual_seed(0))
+    torch.testing.assert_close(z, start, rtol=0, atol=0.02)
+
+
+def test_the_best_velocity_has_the_least_loss() -> None:
+    """The conditional mean of z_1 - z_0, and no multiple of it; what is left over is its variance."""
+    torch.manual_seed(0)
+    flow, z = RectifiedFlow(2), 0.5 * torch.randn(20_000, 2) + 3
+
+    def scaled(factor: float) -> float:
+        def velocity(z: Tensor, t: Tensor) -> Tensor:
+            variance = (1 - t) ** 2 + (t * 0.5) ** 2
+            return factor * (3 + (t * 0.25 - (1 - t)) / variance * (z - t * 3))
+
+        flow.velocity = velocity  # type: ignore[method-assign]
+        torch.manual_seed(1)
+        return flow.loss(z).item()
+
+    assert scaled(1.0) < min(scaled(0.9), scaled(1.1))
+    t = (
+        torch.arange(1000) + 0.5
+    ) / 1000  # per dimension 1 + s^2 less what z_t tells: (t s^2 - (1 - t))^2 / its variance
+    left = 2 * (1.25 - (t * 0.25 - (1 - t)) ** 2 / ((1 - t) ** 2 + (t * 0.5) ** 2)).mean()
+    assert scaled(1.0) == pytest.approx(left.item(), rel=0.05)
+
+
 def test_the_second_stage_learns_its_variance() -> None:
     torch.manual_seed(0)
     stage = samplers.SecondStage(3)
@@ -148,11 +225,12 @@ def test_a_point_is_a_draw_of_its_posterior_not_its_mean(tmp_path: Path) -> None
     assert torch.allclose(draw(subject, "gaussian").T.cov(), torch.eye(2), atol=0.1)
 
 
-def test_a_latent_that_never_moves_is_no_trouble(tmp_path: Path) -> None:
+def test_a_latent_that_never_moves_is_no_trouble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pixels = mixture(500).pixels.clone()
     pixels[..., 1] = 128
     subject = make_subject(tmp_path, Flat(ImageSpec(1, 1, 2), noise=0.0), Images(pixels))
-    for sampler in ("gaussian", "gmm10"):
+    monkeypatch.setattr(samplers, "STAGE_STEPS", 100)
+    for sampler in ("gaussian", "gmm10", "rectified_flow"):
         z = draw(subject, sampler, 500)
         assert z.isfinite().all() and z[:, 1].std() < 0.05 and z[:, 0].std() > 1
 
@@ -227,7 +305,7 @@ class Grid(Flat):
 def test_a_model_without_a_latent_vector_keeps_its_prior(tmp_path: Path, kind: type[Flat]) -> None:
     subject = make_subject(tmp_path, kind(ImageSpec(1, 1, 2)), mixture(50))
     assert len(draw(subject, "prior", 10)) == 10
-    for sampler in ("gaussian", "gmm10", "second_stage"):
+    for sampler in ("gaussian", "gmm10", "second_stage", "rectified_flow"):
         with pytest.raises(UserError, match="'flat', which are not one continuous vector"):
             draw(subject, sampler, 10)
 

@@ -81,7 +81,7 @@ class VAEOutput:
         logvar: Posterior log variance, `[B, D]`; None where the posterior is no diagonal Gaussian.
         z: The latent that was decoded, `[B, D]`.
         logits: The decoder's output before its activation, `[B, C, H, W]`; losses are computed from it where that is
-            more exact (binary cross-entropy).
+            more exact (binary cross-entropy). A likelihood of several numbers a pixel has as many more channels.
     """
 
     recon: Tensor
@@ -105,12 +105,14 @@ class BaseVAE(nn.Module, ABC):
             none, and `generate` is `reconstruct`.
         codebook_size: How many codes each position of a discrete latent chooses from, see `indices`; 0 if the latent is
             continuous.
+        codebooks: How many codebooks of that size take turns over the positions.
         batch_terms: Terms of the loss that compare a batch's images with one another (a covariance, a kernel distance),
             and so depend on its size; all others are means over images.
         own_bound: Whether the logged kl and elbo speak of the prior that `log_likelihood` and samples have.
         image: The data's shape and range.
         bf16_safe: Whether training under bfloat16 autocast reaches what float32 reaches.
         not_compiled: Why torch.compile can't take the training step; empty if it can.
+        remarks: What a user should know before such a model is trained on such images: "has …, which …: choose …".
         settled: Options of parent classes that this one decides itself, and its users can't.
         optimizers: What a player's optimizer has of its own in the paper: `{"critic": {"lr": 1e-4}}`; a config may say
             otherwise. Keys: name, lr, betas, eps, weight_decay, centered.
@@ -121,10 +123,12 @@ class BaseVAE(nn.Module, ABC):
     needs_labels: ClassVar[bool] = False
     stochastic: ClassVar[bool] = True
     codebook_size: int = 0
+    codebooks: int = 1
     batch_terms: tuple[str, ...] = ()
     own_bound: ClassVar[bool] = True
     bf16_safe: ClassVar[bool] = True
     not_compiled: ClassVar[str] = ""
+    remarks: tuple[str, ...] = ()
     settled: ClassVar[tuple[str, ...]] = ()
     optimizers: ClassVar[dict[str, dict[str, Any]]] = {}
     progress: Tensor

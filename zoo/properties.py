@@ -28,6 +28,7 @@ from zoo.parts.distributions import Likelihood
 Variant = str | type[BaseVAE]  # a registered name, or a class
 SIGMAS = 7  # a mean may be off by so many standard errors, which are estimated from few draws themselves
 RESOLVED = 1e6  # nats: far beyond, float32's rounding may be all that a term consists of
+NO_SIZE = 0.05  # nats a pixel: sums of so small terms, of any sign, need not grow with the image
 # Options of zoo.families.latent that a loss written anew may forget: a value that no default is near, the attribute
 # that it is kept in, and what to write.
 INHERITED: dict[str, tuple[Any, str, str]] = {
@@ -129,6 +130,10 @@ def check_pixels(variant: Variant, model: BaseVAE, options: dict[str, Any]) -> N
     except UserError:  # the net is for images of one size
         raise DoesNotApply from None
     small, large = (_terms(each, differing_images(each.image)) for each in (model, larger))
+    if isinstance(likelihood := getattr(model, "likelihood", None), Likelihood):
+        batch = differing_images(model.image)
+        if likelihood.nll(model(*batch).logits, batch.x).mean().abs() < NO_SIZE * model.image.pixels:
+            raise DoesNotApply  # a density of 1 has a logarithm of 0; check_reconstruction knows what there should be
     name = "recon" if "recon" in small else "loss"
     assert large[name] > 1.8 * small[name], (
         f"the term {name!r} is {small[name]:g} for images of {model.image.height} pixels a side, and {large[name]:g} "

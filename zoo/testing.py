@@ -242,7 +242,9 @@ def check_shapes(model: BaseVAE, batch: Batch) -> None:
         what = "None" if latent is None else f"of shape {list(latent.shape)}"
         wanted = "None, as encode's" if logvar is None and name.endswith("logvar") else list(mu.shape)
         assert right, f"{name} is {what}, not {wanted}"
-    assert out.logits.shape == x.shape, f"forward's logits have shape {list(out.logits.shape)}, not {list(x.shape)}"
+    outputs = getattr(getattr(model, "likelihood", None), "outputs", x.shape[1])
+    raw = [len(x), outputs, *x.shape[2:]]
+    assert list(out.logits.shape) == raw, f"forward's logits have shape {list(out.logits.shape)}, not {raw}"
     _check_images("forward's recon", out.recon, model, len(x))
     _check_images("decode of a latent far out", model.decode(100 * out.z, y), model, len(x))
     _check_images("reconstruct", model.reconstruct(x, y), model, len(x))

@@ -1,4 +1,4 @@
-"""vq, fsq, categorical."""
+"""vq, rvq, lfq, bsq, fsq, categorical."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from tests.runs import small
 from tests.test_samplers import make_subject
 from zoo.base import Batch, ImageSpec, random_batch
 from zoo.data import Images
-from zoo.families.discrete import CategoricalPosterior, CodeVAE
+from zoo.errors import UserError
+from zoo.families.discrete import CategoricalPosterior, CodeVAE, SignVAE
 from zoo.models import create
 from zoo.variants.categorical import CategoricalVAE
+from zoo.variants.rvq import RVQVAE
 from zoo.variants.vq import VQVAE
 
-NAMES = ("vq", "fsq", "categorical")
+NAMES = ("vq", "rvq", "lfq", "bsq", "fsq", "categorical")
 NETS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden_dims": [16]},
     "conv": {"base_channels": 2},  # with a feature map of 2 x 2
@@ -53,14 +55,15 @@ def test_codes_and_latents_are_one_to_one(name: str, net: str) -> None:
 def test_a_position_of_the_feature_map_is_a_code(name: str) -> None:
     """Codes of a convolutional net follow the image's places: a change in one corner leaves the far corner's code."""
     model = model_of(name, ImageSpec(1, 64, 64), net="conv", base_channels=8).eval()
-    assert model.positions == 16 and model.feature_shape[1:] == (4, 4)
+    places = 16
+    assert model.positions == places * model.codebooks and model.feature_shape[1:] == (4, 4)
     x = random_batch(model.image, 1).x
     changed = x.clone()
     changed[:, :, :8, :8] = 1 - changed[:, :, :8, :8]
     features = [model.to_codes(model.encoder(images)).transpose(1, 2) for images in (changed, x)]  # [1, P, D]
     vectors = (features[0] - features[1]).abs().sum(2)[0]
     assert vectors[0] > 0 and vectors[15] == 0
-    indices = torch.zeros(1, 16, dtype=torch.long)
+    indices = torch.zeros(1, model.positions, dtype=torch.long)
     other = indices.clone()
     other[0, 0] = 1
     images = [model.decode(model.codes_at(i).flatten(1)) for i in (indices, other)]
@@ -122,8 +125,8 @@ def test_the_priors_loss_is_minus_the_log_probability_of_the_codes(name: str) ->
 @torch.no_grad()
 def test_elbo_is_a_bound_under_the_prior_over_codes(name: str) -> None:
     """log p(x) is the sum over all sequences, which a tiny model allows; the bound stays below."""
-    options: dict[str, Any] = {"positions": 2, "levels": [3]} if name == "fsq" else {"positions": 2}
-    model = model_of(name, ImageSpec(1, 4, 4), **options).eval()
+    options: dict[str, dict[str, Any]] = {"fsq": {"levels": [3]}, "rvq": {"positions": 1}}
+    model = model_of(name, ImageSpec(1, 4, 4), **{"positions": 2} | options.get(name, {})).eval()
     batch = random_batch(model.image, 3)
     sequences = torch.tensor(list(itertools.product(range(model.codebook_size), repeat=2)))
     z = model.codes_at(sequences).flatten(1)
@@ -211,6 +214,206 @@ def test_the_codebook_learns_at_its_own_players_turn_alone() -> None:
     model.prior_loss(batch)
     model.after_turn("prior")
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
+
+
+@pytest.mark.parametrize("gradient", ["straight_through", "rotation", "sim"])
+def test_what_vq_decodes_is_the_code_however_its_gradient_goes(gradient: str) -> None:
+    model = model_of("vq", gradient=gradient).eval()
+    batch = random_batch(model.image)
+    expected = model.likelihood.nll(model.logits(model.encode(batch.x)[0]), batch.x).mean()
+    torch.testing.assert_close(model.loss(batch)["recon"], expected)
+
+
+def test_a_rotated_gradient_comes_back_turned() -> None:
+    """d loss / d z is d loss / d e, turned as e is turned to z."""
+    model = model_of("vq", gradient="rotation").eval()
+    assert isinstance(model, VQVAE)
+    batch = random_batch(model.image)
+    z = model.vectors(batch.x).detach().requires_grad_()
+    model.vectors = lambda _: z  # type: ignore[method-assign]
+    (found,) = torch.autograd.grad(model.loss(batch)["recon"], z)
+    e = model.codes_at(model.quantizer.index_of(z)).detach().requires_grad_()
+    (at_code,) = torch.autograd.grad(model.likelihood.nll(model.logits(e.flatten(1)), batch.x).mean(), e)
+    angles = [torch.cosine_similarity(a, b, dim=2) for a, b in ((found, z), (at_code, e))]
+    torch.testing.assert_close(*angles, rtol=1e-3, atol=1e-4)
+
+
+def test_a_linear_codebook_learns_by_its_map_alone() -> None:
+    model = model_of("vq", gradient="sim").eval()
+    assert isinstance(model, VQVAE)
+    found = gradients(model, "codebook", random_batch(model.image))
+    assert {name for name, grad in found.items() if grad is not None} == {"quantizer.map.weight", "quantizer.map.bias"}
+    with pytest.raises(UserError, match="start=kmeans moves codes.*set start=noise"):
+        model_of("vq", gradient="sim", start="kmeans")
+
+
+@pytest.mark.parametrize("name", ["vq", "rvq"])
+def test_codebooks_start_from_the_first_step_and_not_in_evaluation(name: str) -> None:
+    model = model_of(name, start="kmeans")
+    before = {key: buffer.clone() for key, buffer in model.named_buffers()}
+    model.eval().loss(random_batch(model.image))
+    assert all(torch.equal(buffer, before[key]) for key, buffer in model.named_buffers())
+    batch = random_batch(model.image, 64)
+    model.train().loss(batch)
+    model.after_turn("vae")
+    model.eval()
+    assert model.loss(batch)["commitment"] < 0.8 * model_of(name, start="kmeans").eval().loss(batch)["commitment"]
+
+
+# ---- codes in use
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_usage_and_perplexity_are_those_of_the_codes(name: str) -> None:
+    model = model_of(name).eval()
+    batch = random_batch(model.image, 6)
+    torch.manual_seed(0)
+    terms = model.loss(batch)
+    torch.manual_seed(0)
+    codes = model.indices_of(model.posterior(batch.x).draw(1)[0][0])
+    each = [
+        codes[:, turn :: model.codebooks].flatten().bincount(minlength=model.codebook_size)
+        for turn in range(model.codebooks)
+    ]
+    used = [(counts > 0).double().mean().item() for counts in each]
+    assert terms["usage"].item() == pytest.approx(sum(used) / len(used))
+    entropies = [torch.distributions.Categorical(counts.float()).entropy().exp().item() for counts in each]
+    assert terms["perplexity"].item() == pytest.approx(sum(entropies) / len(entropies), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "channels", "net", "told"),
+    [(64, 3, "conv", True), (32, 3, "grid", False), (32, 1, "conv", False), (64, 3, "mlp", False)],
+)
+def test_a_grid_too_coarse_for_photographs_is_spoken_of(size: int, channels: int, net: str, told: bool) -> None:
+    options = {"base_channels": 2} if net != "mlp" else {"hidden_dims": [4]}
+    torch.manual_seed(0)
+    for name in NAMES:
+        model = create(name, ImageSpec(channels, size, size), **small(name, net=net, **options))
+        assert bool(model.remarks) == told
+        assert not told or "has 4 x 4 codes for a photograph of 64 x 64 pixels" in model.remarks[0]
+
+
+# ---- rvq
+
+
+def rvq(**options: Any) -> RVQVAE:
+    model = model_of("rvq", stages=3, **options)
+    assert isinstance(model, RVQVAE)
+    batch = random_batch(model.image, 32)
+    for _ in range(3):
+        model.train().loss(batch)
+        model.after_turn("vae")
+    return model
+
+
+def test_rvq_terms_by_hand() -> None:
+    model = rvq(commitment=0.5).eval()
+    batch = random_batch(model.image)
+    z = model.vectors(batch.x)
+    each = model.encode(batch.x)[0].unflatten(1, (4, 3, model.dim))  # [B, P, S, D]
+    squared = [(z - each[:, :, : stages + 1].sum(2)).square().sum((1, 2)).mean() for stages in range(3)]
+    terms = model.loss(batch)
+    torch.testing.assert_close(terms["rest"], squared[-1])
+    torch.testing.assert_close(terms["commitment"], torch.stack(squared).mean())
+    torch.testing.assert_close(terms["loss"], terms["recon"] + 0.5 * terms["commitment"])
+
+
+def test_a_prefix_of_the_stages_decodes() -> None:
+    """The sum of the first codes is what the decoder sees; all of them are the image that `reconstruct` gives."""
+    model = rvq().eval()
+    x = random_batch(model.image).x
+    z = model.encode(x)[0]
+    torch.testing.assert_close(model.decode(model.prefix(z, 3)), model.reconstruct(x))
+    inner = model.from_latent[1]
+    sums = z.unflatten(1, (4, 3, model.dim))[:, :, :2].sum(2).flatten(1)
+    expected = model.likelihood.mean(model.decoder(inner(sums)))
+    torch.testing.assert_close(model.decode(model.prefix(z, 2)), expected)
+    mixed = model.prefix(z, torch.tensor([1, 2, 3, 3]))
+    torch.testing.assert_close(mixed[1], model.prefix(z, 2)[1])
+    assert not torch.allclose(model.decode(mixed)[0], expected[0])
+
+
+@pytest.mark.parametrize("dropout", [0.0, 1.0])
+def test_stages_are_dropped_in_training_alone(dropout: float) -> None:
+    model = rvq(dropout=dropout)
+    batch = Batch(random_batch(model.image, 1).x.expand(600, -1, -1, -1))
+    seen: list[Tensor] = []
+    logits = model.logits
+    model.logits = lambda z, y=None: (seen.append(z), logits(z, y))[1]  # type: ignore[func-returns-value,method-assign]
+    for training in (True, False):
+        model.train(training).loss(batch)
+    kept = [(z.unflatten(1, (4, 3, model.dim)).abs().sum((1, 3)) > 1e-6).sum(1) for z in seen]
+    assert (kept[1] == 3).all()
+    shares = kept[0].bincount(minlength=4) / 600
+    assert (kept[0] == 3).all() if dropout == 0 else (shares[1:] - 1 / 3).abs().max() < 5 * (2 / 9 / 600) ** 0.5
+
+
+def test_rvqs_gradient_goes_straight_to_the_encoder() -> None:
+    model = rvq().eval()
+    batch = random_batch(model.image)
+    z = model.vectors(batch.x).detach().requires_grad_()
+    model.vectors = lambda _: z  # type: ignore[method-assign]
+    (found,) = torch.autograd.grad(model.loss(batch)["recon"], z)
+    e = model.quantizer(z)[0].unflatten(1, (4, 3)).sum(2).detach().requires_grad_()
+    inner = model.from_latent[1]
+    recon = model.likelihood.nll(model.decoder(inner(e.flatten(1))).float(), batch.x).mean()
+    torch.testing.assert_close(found, torch.autograd.grad(recon, e)[0])
+
+
+# ---- lfq, bsq
+
+
+@pytest.mark.parametrize("name", ["lfq", "bsq"])
+def test_terms_of_sign_codes_by_brute_force(name: str) -> None:
+    """Entropies of q(c|x) over all 2^k codes, by the papers' softmax."""
+    options = {"lfq": {"temperature": 0.5}, "bsq": {"sharpness": 3.0, "spread_weight": 0.7}}[name]
+    model = model_of(name, entropy_weight=0.2, group=3, **options).eval()
+    assert isinstance(model, SignVAE)
+    batch = random_batch(model.image, 5)
+    z = 4 * model.vectors(batch.x) if name == "lfq" else model.vectors(batch.x)
+    model.vectors = lambda _: z  # type: ignore[method-assign]
+    codes = model.quantizer.codes_at(torch.arange(8))
+    if name == "lfq":
+        q = (-torch.cdist(z.flatten(0, 1), codes).square() / 0.5).softmax(1)
+    else:
+        torch.testing.assert_close(z.norm(dim=2), torch.ones(z.shape[:2]))
+        torch.testing.assert_close(codes.norm(dim=1), torch.ones(8))
+        q = (3 * z.flatten(0, 1) @ codes.T).softmax(1)
+    entropy = 4 * torch.special.entr(q).sum(1).mean()
+    spread = 4 * torch.special.entr(q.mean(0)).sum()
+    terms = model.loss(batch)
+    torch.testing.assert_close(terms["entropy"], entropy)
+    torch.testing.assert_close(terms["codebook_entropy"], spread)
+    extra = 0.2 * (entropy - (1.0 if name == "lfq" else 0.7) * spread)
+    if name == "lfq":
+        commitment = (z - model.encode(batch.x)[0].view_as(z)).square().sum((1, 2)).mean()
+        torch.testing.assert_close(terms["commitment"], commitment)
+        extra = extra + 0.25 * commitment
+    torch.testing.assert_close(terms["loss"], terms["recon"] + extra)
+
+
+def test_the_entropies_alone_lead_to_sure_and_even_codes() -> None:
+    model = model_of("lfq", positions=1, group=3)
+    assert isinstance(model, SignVAE)
+    logits = torch.randn(64, 1, 3, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    for _ in range(200):
+        entropy, spread = model.entropies(logits)
+        optimizer.zero_grad()
+        (entropy - spread).backward()
+        optimizer.step()
+    assert entropy < 0.1 and spread > 0.97 * 3 * math.log(2)
+
+
+def test_a_code_that_is_never_likely_leaves_the_gradient_finite() -> None:
+    """At a share of 0 the entropy's derivative is infinite."""
+    model = model_of("lfq", positions=1, group=3)
+    assert isinstance(model, SignVAE)
+    logits = torch.tensor([[[200.0, -200.0, 0.5]], [[300.0, -0.1, 200.0]]], requires_grad=True)
+    entropy, spread = model.entropies(logits)
+    (grad,) = torch.autograd.grad(entropy - spread, logits)
+    assert grad.isfinite().all() and grad.abs().sum() > 0
 
 
 # ---- categorical
@@ -345,3 +548,10 @@ def test_codebook_metric_counts_by_hand(tmp_path: Path) -> None:
     entropy = -(3 / 6 * math.log(3 / 6) + 2 / 6 * math.log(2 / 6) + 1 / 6 * math.log(1 / 6))
     assert scores["codebook_perplexity"].value == pytest.approx(math.exp(entropy))
     assert "of 5 codes at 2 positions" in scores["codebook_usage"].protocol
+    assert scores["codebook_dead"].value == 2
+    model.codebooks = 2  # which take turns: 0, 1, 3 and 0, 0, 1
+    scores = codebook(make_subject(tmp_path, model, Images(numbered)))
+    assert scores["codebook_usage"].value == pytest.approx(5 / 10) and scores["codebook_dead"].value == 5
+    second = math.exp(-(2 / 3 * math.log(2 / 3) + 1 / 3 * math.log(1 / 3)))
+    assert scores["codebook_perplexity"].value == pytest.approx((3 + second) / 2)
+    assert "of 2 x 5 codes at 2 positions" in scores["codebook_usage"].protocol

@@ -1,4 +1,4 @@
-"""sigma, logcosh, ms_ssim."""
+"""sigma, logcosh, ms_ssim, continuous_bernoulli, logistic_mixture."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure, Struc
 
 from tests.runs import small
 from tests.test_features import pictures
-from zoo.base import SYMMETRIC, UNIT, Batch, ImageSpec, random_batch
+from zoo.base import SYMMETRIC, UNIT, VARIANTS, Batch, ImageSpec, random_batch
+from zoo.errors import UserError
 from zoo.families.gaussian import GaussianVAE
-from zoo.models import create
+from zoo.metrics.likelihood import bits_per_dim
+from zoo.models import create, model_options
 from zoo.parts.distributions import Likelihood
+from zoo.parts.likelihoods import ContinuousBernoulli, LogisticMixture, build_likelihood
 from zoo.variants.ms_ssim import MSSSIMVAE
 from zoo.variants.sigma import SigmaVAE
 
@@ -207,3 +210,185 @@ def test_the_gradient_is_finite_where_images_are_opposite() -> None:
     recon = (1 - x).requires_grad_()
     model.similarity(recon, x).sum().backward()
     assert recon.grad is not None and recon.grad.isfinite().all() and recon.grad.abs().sum() > 0
+
+
+# ---- continuous_bernoulli
+
+# Log odds of lambda from near 0 to near 1, on both sides of where a series takes over, and at 1/2.
+ODDS = (-200.0, -12.0, -1.0, -0.21, -0.19, -1e-3, 0.0, 1e-5, 0.05, 0.199, 0.201, 3.0, 40.0)
+
+
+@pytest.mark.parametrize("range", [UNIT, SYMMETRIC], ids=["unit", "symmetric"])
+@pytest.mark.parametrize("odds", ODDS)
+def test_a_continuous_bernoulli_integrates_to_one_and_has_its_mean(odds: float, range: tuple[float, float]) -> None:
+    low, high = range
+    likelihood = ContinuousBernoulli(ImageSpec(1, 1, 1, range))
+    logits = torch.full((1, 1, 1, 1), odds, dtype=torch.float64)
+
+    def density(x: float) -> float:
+        return likelihood.log_prob(logits, torch.full_like(logits, x)).exp().item()
+
+    edges = [low + (high - low) * share for share in (0.01, 0.05, 0.95, 0.99)]
+    assert quad(density, low, high, points=edges)[0] == pytest.approx(1, abs=1e-7)
+    mean = quad(lambda x: x * density(x), low, high, points=edges)[0]
+    assert likelihood.mean(logits).item() == pytest.approx(mean, abs=1e-7)
+
+
+@pytest.mark.parametrize("odds", [odds for odds in ODDS if abs(odds) < 13])
+def test_a_continuous_bernoulli_is_torchs(odds: float) -> None:
+    likelihood = ContinuousBernoulli(ImageSpec(1, 1, 5))
+    logits = torch.full((1, 1, 1, 5), odds, dtype=torch.float64)
+    x = torch.tensor([0.0, 0.1, 0.5, 0.8, 1.0], dtype=torch.float64).view(1, 1, 1, 5)
+    theirs = torch.distributions.ContinuousBernoulli(logits=logits)
+    torch.testing.assert_close(likelihood.log_prob(logits, x), theirs.log_prob(x).sum((1, 2, 3)), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(likelihood.mean(logits), theirs.mean, rtol=1e-4, atol=1e-5)
+
+
+def test_gradients_of_a_continuous_bernoulli_are_exact_at_every_lambda() -> None:
+    """d log p / d l = x - mean, in single precision as in double."""
+    likelihood = ContinuousBernoulli(ImageSpec(1, 1, 1))
+    for precision, tolerance in ((torch.float64, 1e-6), (torch.float32, 2e-5)):
+        logits = torch.tensor([*ODDS, 1e4, -1e4], dtype=precision).view(-1, 1, 1, 1).requires_grad_()
+        x = torch.full_like(logits, 0.3)
+        (grad,) = torch.autograd.grad(-likelihood.nll(logits, x).sum(), logits)
+        torch.testing.assert_close(grad, (x - likelihood.mean(logits)).detach(), rtol=0, atol=tolerance)
+
+
+def test_the_loss_of_continuous_bernoulli_is_its_density() -> None:
+    model = model_of("continuous_bernoulli", beta=2.0).eval()
+    batch = random_batch(model.image)
+    torch.manual_seed(0)
+    terms = model.loss(batch)
+    torch.manual_seed(0)
+    out = model(batch.x)
+    theirs = torch.distributions.ContinuousBernoulli(logits=out.logits).log_prob(batch.x).sum((1, 2, 3)).mean()
+    torch.testing.assert_close(terms["recon"], -theirs)
+    torch.testing.assert_close(terms["loss"], terms["recon"] + 2 * terms["kl"])
+
+
+# ---- logistic_mixture
+
+
+def levels(range: tuple[float, float]) -> torch.Tensor:
+    """The 256 levels of a pixel, `[256, 1, 1, 1]`."""
+    low, high = range
+    return (low + (high - low) * torch.arange(256, dtype=torch.float64) / 255).view(-1, 1, 1, 1)
+
+
+@pytest.mark.parametrize("range", [UNIT, SYMMETRIC], ids=["unit", "symmetric"])
+@pytest.mark.parametrize(
+    ("mean", "log_scale"), [(0.0, 0.0), (0.3, -3.0), (-1.0, -6.9), (1.5, -2.0), (0.0, -50.0), (9, 3)]
+)
+def test_256_levels_sum_to_one(mean: float, log_scale: float, range: tuple[float, float]) -> None:
+    likelihood = LogisticMixture(ImageSpec(1, 1, 1, range), components=2)
+    raw = torch.tensor([0.4, mean, log_scale, -0.3, -mean, 0.5]).view(1, -1, 1, 1)
+    x = levels(range).float()
+    p = likelihood.log_prob(raw.expand(256, -1, -1, -1), x).double().exp()
+    assert p.sum().item() == pytest.approx(1, abs=1e-4) and p.isfinite().all()
+    assert likelihood.constant == 0
+
+
+def test_logistic_levels_by_hand() -> None:
+    """Differences of the distribution function; the outermost levels have all that lies beyond."""
+    likelihood = LogisticMixture(ImageSpec(1, 1, 1), components=2)
+    log_w = torch.tensor([0.4, -0.3]).double().log_softmax(0)
+    m, s = torch.tensor([0.2, -0.5]).double(), torch.tensor([-2.0, -1.0]).double().exp()
+    raw = torch.tensor([0.4, 0.2, -2.0, -0.3, -0.5, -1.0]).view(1, -1, 1, 1)
+    found = likelihood.log_prob(raw.expand(256, -1, -1, -1), levels(UNIT).float()).double().exp()
+    edges = (2 * (torch.arange(257).double() - 0.5) / 255 - 1)[:, None]
+    cdf = torch.sigmoid((edges - m) / s)
+    cdf[0], cdf[256] = 0, 1
+    torch.testing.assert_close(found, (cdf.diff(dim=0) * log_w.exp()).sum(1), rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_channels_follow_those_before_them(channels: int) -> None:
+    """All levels of all channels sum to 1, and a channel's mean is m + a times the channels before it."""
+    torch.manual_seed(0)
+    likelihood = LogisticMixture(ImageSpec(channels, 1, 1), components=1)
+    raw = torch.randn(1, likelihood.outputs, 1, 1)
+    raw[:, 1 + channels : 1 + 2 * channels] = -1.5  # log s
+    m, a = raw[0, 1 : 1 + channels, 0, 0], raw[0, 1 + 2 * channels :, 0, 0].tanh()
+    x = torch.full((256, channels, 1, 1), 0.8)
+    x[:, -1:] = levels(UNIT).float()
+    log_p = likelihood.log_prob(raw.expand(256, -1, -1, -1), x)
+    follows = (
+        m[-1] + 0.6 * a[-channels + 1 :].sum()
+    )  # of the last channel, after others at 0.8, which is 0.6 of [-1, 1]
+    single = LogisticMixture(ImageSpec(1, 1, 1), components=1)
+    alone = single.log_prob(
+        torch.stack([torch.zeros(()), follows, torch.tensor(-1.5)]).view(1, 3, 1, 1).expand(256, -1, -1, -1), x[:, -1:]
+    )
+    torch.testing.assert_close(log_p.log_softmax(0), alone, rtol=1e-4, atol=1e-4)
+    assert log_p.exp().sum() < 1
+    if channels == 2:
+        pairs = torch.cartesian_prod(torch.arange(256), torch.arange(256)).float().div(255).view(-1, 2, 1, 1)
+        total = likelihood.log_prob(raw.expand(len(pairs), -1, -1, -1), pairs).double().exp().sum()
+        assert total.item() == pytest.approx(1, abs=1e-4)
+
+
+def test_the_image_of_a_logistic_mixture_is_its_mean() -> None:
+    torch.manual_seed(0)
+    likelihood = LogisticMixture(ImageSpec(1, 1, 1, SYMMETRIC), components=3)
+    for raw in 2 * torch.randn(20, 1, likelihood.outputs, 1, 1):
+        x = levels(SYMMETRIC).float()
+        p = likelihood.log_prob(raw.expand(256, -1, -1, -1), x).exp()
+        assert likelihood.mean(raw).item() == pytest.approx((p * x.flatten()).sum().item(), abs=2e-3)
+
+
+def test_uniform_noise_has_eight_bits_under_the_best_constant_model() -> None:
+    """Eight, less what a mixture of ten lacks of being even; and what is not noise has fewer."""
+    torch.manual_seed(0)
+    likelihood = LogisticMixture(ImageSpec(1, 1, 1), components=10)
+    found = {}
+    for name, counts in (("noise", torch.ones(256)), ("dark", torch.arange(256) < 32)):
+        raw = torch.randn(1, likelihood.outputs, 1, 1, requires_grad=True)
+        with torch.no_grad():
+            raw[:, 2::3] = -2.0  # log s
+        optimizer = torch.optim.Adam([raw], lr=0.05)
+        for _ in range(300):
+            log_p = likelihood.log_prob(raw.expand(256, -1, -1, -1), levels(UNIT).float())
+            nats = -(counts / counts.sum() * log_p).sum()
+            optimizer.zero_grad()
+            nats.backward()
+            optimizer.step()
+        found[name] = bits_per_dim(nats.item(), 1)
+    assert 8 <= found["noise"] < 8.02
+    assert 5 <= found["dark"] < 5.2
+
+
+def test_the_loss_of_logistic_mixture_is_its_probability() -> None:
+    model = model_of("logistic_mixture", ImageSpec(3, 8, 8), beta=2.0, components=4).eval()
+    assert model.likelihood.outputs == 4 * (1 + 3 + 3 + 3)
+    batch = random_batch(model.image)
+    torch.manual_seed(0)
+    terms = model.loss(batch)
+    torch.manual_seed(0)
+    out = model(batch.x)
+    torch.testing.assert_close(terms["recon"], -model.likelihood.log_prob(out.logits, batch.x).mean())
+    torch.testing.assert_close(terms["loss"], terms["recon"] + 2 * terms["kl"])
+    torch.testing.assert_close(terms["elbo"], -(terms["recon"] + terms["kl"]))
+
+
+# ---- as any variant's likelihood
+
+
+@pytest.mark.parametrize("kind", ["continuous_bernoulli", "logistic_mixture"])
+@pytest.mark.parametrize("name", [e.name for e in VARIANTS if "recon" in model_options(e.name, {})])
+def test_every_variant_takes_it(name: str, kind: str) -> None:
+    torch.manual_seed(0)
+    image = ImageSpec(3, 16, 16, classes=3, train_size=50)
+    model = create(name, image, **small(name, recon=kind))
+    batch = random_batch(image)
+    for player in model.players:
+        loss = (model.loss(batch) if player == "vae" else getattr(model, f"{player}_loss")(batch))["loss"]
+        assert loss.isfinite()
+    y = None if batch.y is None else batch.y[:2]
+    for images in (model.sample(2, y), model.reconstruct(*batch)):
+        assert images.shape[1:] == image.shape and images.min() >= 0 and images.max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["continuous_bernoulli", "logistic_mixture"])
+def test_an_activation_is_refused_where_there_is_none(kind: Any) -> None:
+    with pytest.raises(UserError, match=f"recon {kind!r} makes images .* leave out_activation out, not 'sigmoid'"):
+        build_likelihood(kind, "sigmoid", ImageSpec(1, 2, 2))

@@ -28,7 +28,7 @@ from zoo.engine.initial import bias_from_data, initialise
 from zoo.engine.optimizers import player_settings
 from zoo.engine.rehearsal import rehearse
 from zoo.engine.trackers import Trackers
-from zoo.errors import UserError
+from zoo.errors import UserError, warn
 from zoo.memory import require
 from zoo.models import create, model_options, preferred_range
 from zoo.registry import did_you_mean, load_plugin
@@ -161,6 +161,8 @@ def set_up(config: Config) -> Run:
     options |= warmup(config, total * config.batch_size / len(data.train))
     torch.manual_seed(config.seed)
     model = create(config.model.name, data.spec(pixel_range), **options)
+    for remark in model.remarks:
+        warn(f"model {config.model.name!r} {remark}")
     for player in config.optimizer.players:
         if player not in model.players:
             known = did_you_mean(player, (*model.players, *OptimizerConfig.model_fields))

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
+from zoo import ranks
 from zoo.base import Batch, ImageSpec
 from zoo.errors import UserError
 from zoo.families.latent import LatentVAE
 from zoo.nets.batch_norm import unremembered
 from zoo.parts.priors import AutoregressivePrior
-from zoo.parts.quantizers import FiniteScalarQuantizer, VectorQuantizer, perplexity, usage_counts
+from zoo.parts.quantizers import (
+    FiniteScalarQuantizer,
+    NearestQuantizer,
+    ResidualQuantizer,
+    SignQuantizer,
+    perplexity,
+    sign_entropy,
+    sign_shares,
+    usage_counts,
+)
+
+Bits = Annotated[int, Field(gt=0, le=16)]
+GroupOfBits = Annotated[int, Field(gt=0, le=12)]
+
+PHOTOGRAPH = 32  # pixels of a side, in colour: from there on images are taken for photographs
+LEAST_SHARE = 1e-12
+LEAST_GRID = 8  # positions of a side that a photograph needs
 
 
 class CodePosterior:
@@ -60,6 +77,18 @@ class CategoricalPosterior:
         return self.one_hot(indices), log_q
 
 
+def code_counts(indices: Tensor, codes: int, codebooks: int = 1) -> Tensor:
+    """Count how often each code of each codebook occurs: int64 `[..., P]` -> `[codebooks, codes]`.
+
+    Args:
+        indices: Below `codes`; the codebooks take turns over the positions.
+        codes: How many each codebook has.
+        codebooks: How many there are.
+    """
+    turns = torch.arange(indices.shape[-1], device=indices.device) % codebooks
+    return usage_counts(turns * codes + indices, codebooks * codes).view(codebooks, codes)
+
+
 class CodeVAE(LatentVAE):
     """P codes of D numbers per image; a second player, the prior, learns which codes go together.
 
@@ -75,19 +104,21 @@ class CodeVAE(LatentVAE):
 
     players = ("vae", "prior")
     settled: ClassVar[tuple[str, ...]] = ("beta", "reduction")
+    batch_terms: tuple[str, ...] = ("perplexity", "usage")
 
     def __init__(self, image: ImageSpec, *, dim: PositiveInt, positions: PositiveInt = 16, **options: Any) -> None:
         super().__init__(image, **options)
         if self.decoder_shape != self.feature_shape:
             raise UserError(
                 f"the codes of {type(self).__name__} lie where a net's features do, and net {options.get('net')!r} has "
-                "another map at its decoder: choose net 'conv', 'vanilla' or 'resnet'"
+                "another map at its decoder: choose net 'grid', 'vanilla' or 'resnet'"
             )
         channels, *grid = self.feature_shape
         self.dim = dim
         self.positions = grid[0] * grid[1] if grid else positions
         self.latent_dim = self.positions * dim
         if grid:
+            self.remarks = self._remarks(grid, image)
             self.to_codes: nn.Module = nn.Sequential(nn.Conv2d(channels, dim, 1), nn.Flatten(2))  # [B, D, P]
             self.from_latent = nn.Sequential(
                 nn.Unflatten(1, (self.positions, dim)), _Transpose(), nn.Unflatten(2, grid), nn.Conv2d(dim, channels, 1)
@@ -95,6 +126,16 @@ class CodeVAE(LatentVAE):
         else:
             self.to_codes = nn.Sequential(nn.Linear(channels, self.latent_dim), nn.Unflatten(1, (dim, self.positions)))
             self.from_latent = self.features_from(self.latent_dim)
+
+    def _remarks(self, grid: list[int], image: ImageSpec) -> tuple[str, ...]:
+        """Say where the codes of a photograph are too few."""
+        if image.channels < 3 or min(image.height, image.width) < PHOTOGRAPH or min(grid) >= LEAST_GRID:
+            return ()
+        return (
+            f"has {grid[0]} x {grid[1]} codes for a photograph of {image.height} x {image.width} pixels, whose parts "
+            f"will not fit together: choose a net that leaves {LEAST_GRID} x {LEAST_GRID} or more, as model.net=grid "
+            "with model.factor=4 or 8",
+        )
 
     def build_prior(self, codes: int) -> None:
         """Set the codebook's size and the prior over codes."""
@@ -134,8 +175,10 @@ class CodeVAE(LatentVAE):
         return {"loss": -self.prior.log_prob(codes).mean()}
 
     def code_terms(self, indices: Tensor) -> dict[str, Tensor]:
-        """Return the perplexity of the batch's codes `[B, P]`."""
-        return {"perplexity": perplexity(usage_counts(indices, self.codebook_size))}
+        """Return usage and perplexity of the batch's codes `[B, P]`; in training, of the batches of all processes."""
+        counts = code_counts(indices, self.codebook_size, self.codebooks)
+        counts = ranks.summed(counts) if self.training else counts
+        return {"perplexity": perplexity(counts).mean(), "usage": (counts > 0).float().mean()}
 
 
 class QuantisedVAE(CodeVAE):
@@ -143,8 +186,7 @@ class QuantisedVAE(CodeVAE):
 
     stochastic = False
     settled = (*CodeVAE.settled, "warmup", "free_bits")  # a point's KL is its code length, which the prior alone learns
-    batch_terms = ("perplexity",)
-    quantizer: VectorQuantizer | FiniteScalarQuantizer
+    quantizer: NearestQuantizer | FiniteScalarQuantizer | ResidualQuantizer | SignQuantizer
 
     def indices_of(self, z: Tensor) -> Tensor:
         """Return the codes of latents: `[..., P D]` -> int64 `[..., P]`."""
@@ -157,6 +199,39 @@ class QuantisedVAE(CodeVAE):
     def posterior(self, x: Tensor, y: Tensor | None = None) -> CodePosterior:
         """Return the codes of a batch."""
         return CodePosterior(self.quantizer(self.vectors(x))[0].flatten(1))
+
+
+class SignVAE(QuantisedVAE):
+    """Codes that are the signs of k numbers, 2^k in all. A subclass sets `quantizer`, and how sure a sign is.
+
+    Args:
+        image: The data's shape and range.
+        bits: k.
+        group: Bits whose average joint distribution is counted exactly; over several groups entropies are added up,
+            which bounds that of all bits from above. Each vector costs 2^group numbers.
+        **options: Those of `CodeVAE`.
+    """
+
+    settled = (*QuantisedVAE.settled, "dim")
+    batch_terms = (*QuantisedVAE.batch_terms, "loss", "codebook_entropy")
+    quantizer: SignQuantizer
+
+    def __init__(self, image: ImageSpec, *, bits: Bits = 8, group: GroupOfBits = 9, **options: Any) -> None:
+        super().__init__(image, dim=bits, **options)
+        self.group = group
+        self.build_prior(2**bits)
+
+    def entropies(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Return P E[H(q(c|x))] and P H(E[q(c|x)]), nats per image, the mean over images, positions and processes.
+
+        Args:
+            logits: Log odds of each bit of q(c|x), `[B, P, k]`.
+        """
+        flat = logits.flatten(0, 1)
+        shares = [self.across_ranks(each[None]).mean(0) for each in sign_shares(flat, self.group)]
+        # At a share of 0 the entropy's gradient is infinite.
+        spread = torch.stack([torch.special.entr(each.clamp(min=LEAST_SHARE)).sum() for each in shares]).sum()
+        return self.positions * sign_entropy(flat).mean(), self.positions * spread
 
 
 class _Transpose(nn.Module):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -21,6 +22,7 @@ from zoo.parts.distributions import (
     gaussian_log_prob,
     standard_normal,
 )
+from zoo.parts.likelihoods import build_likelihood
 
 # Only decoding is costly, so K samples of an image are worked off in pieces of so many images.
 IMAGES_PER_CHUNK = 4096
@@ -35,7 +37,9 @@ class NetVAE(BaseVAE):
     Args:
         image: The data's shape and range.
         net: Encoder and decoder, by name.
-        recon: The likelihood: "mse", "bce", "l1", "logcosh", or "gaussian" with a learned variance.
+        likelihood: In place of the one that `recon` and `out_activation` name.
+        recon: The likelihood: "mse", "bce", "l1", "logcosh", "gaussian" with a learned variance,
+            "continuous_bernoulli", or "logistic_mixture", five logistic distributions over a pixel's 256 levels.
         reduction: "sum" over pixels, or "mean": the reconstruction term is then divided by the number of pixels, which
             amounts to `reduction="sum"` with every other weight times C x H x W, on a loss that much smaller.
         out_activation: "sigmoid" for images in [0, 1], "tanh" for [-1, 1], "none"; by default what fits the images.
@@ -55,6 +59,7 @@ class NetVAE(BaseVAE):
     def __init__(
         self,
         image: ImageSpec,
+        likelihood: Likelihood | None = None,
         *,
         net: str = "conv",
         recon: Reconstruction = "mse",
@@ -63,10 +68,11 @@ class NetVAE(BaseVAE):
         **net_options: Any,
     ) -> None:
         super().__init__(image)
-        self.likelihood = Likelihood(recon, out_activation, image)
+        self.likelihood = likelihood or build_likelihood(recon, out_activation, image)
         self.recon_weight = 1.0 if reduction == "sum" else 1.0 / image.pixels
-        # A conditional model shows the encoder one more channel.
-        pair = build_net(net, image, image.channels + self.needs_labels, **net_options)
+        # A conditional model shows the encoder one more channel; a decoder gives what the likelihood takes.
+        decoded = replace(image, channels=self.likelihood.outputs)
+        pair = build_net(net, decoded, image.channels + self.needs_labels, **net_options)
         self.encoder, self.decoder = pair.encoder, pair.decoder
         self.feature_shape = pair.feature_shape
         self.features = math.prod(pair.feature_shape)
@@ -77,7 +83,7 @@ class NetVAE(BaseVAE):
         return nn.Sequential(nn.Linear(latent_dim, math.prod(self.decoder_shape)), nn.Unflatten(1, self.decoder_shape))
 
     def logits(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """Return the decoder's raw output, `[B, C, H, W]`."""
+        """Return the decoder's raw output, `[B, C, H, W]`, or as many channels as the likelihood has `outputs`."""
         return self.decoder(self.from_latent(z)).float()
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:

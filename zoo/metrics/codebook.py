@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from zoo.errors import DoesNotApply
+from zoo.families.discrete import code_counts
 from zoo.metrics.core import Score, Subject, register_metric
-from zoo.parts.quantizers import perplexity, usage_counts
+from zoo.parts.quantizers import perplexity
 
 POINTS = 10_000
 
@@ -14,10 +15,11 @@ POINTS = 10_000
 @register_metric("codebook", "how many of a discrete latent's codes are used, and how evenly")
 @torch.no_grad()
 def codebook(subject: Subject) -> dict[str, Score]:
-    """Rows codebook_usage and codebook_perplexity. Van den Oord et al. 2017, arXiv:1711.00937.
+    """Rows codebook_usage, codebook_dead and codebook_perplexity. Van den Oord et al. 2017, arXiv:1711.00937.
 
-    Usage is the share of the codes that occur at all; perplexity is exp of the entropy of their shares, in nats: the
-    number of codes if all occur alike.
+    Usage is the share of the codes that occur at all, dead are those that don't; perplexity is exp of the entropy of
+    their shares, in nats: the number of codes if all occur alike. Of several codebooks, each has its own perplexity,
+    and the mean is reported.
 
     Raises:
         UserError: if the variant's latent is not discrete.
@@ -28,12 +30,14 @@ def codebook(subject: Subject) -> dict[str, Score]:
     images = test.subset(torch.arange(min(POINTS, len(test))))
     parts = {number: model.indices(batch.x, batch.y) for number, batch in subject.batches(images)}
     indices = subject.gather(parts)  # [N, P]
-    counts = usage_counts(indices, model.codebook_size)
-    used = (counts > 0).double().mean().item()
-    protocol = f"of {model.codebook_size} codes at {indices.shape[1]} positions"
+    counts = code_counts(indices, model.codebook_size, model.codebooks)  # [codebooks, codes]
+    used = counts > 0
+    books = f"{model.codebooks} x " if model.codebooks > 1 else ""
+    protocol = f"of {books}{model.codebook_size} codes at {indices.shape[1]} positions"
     return {
-        "codebook_usage": Score(used, "", None, f"share that occurs {protocol}", len(indices)),
+        "codebook_usage": Score(used.double().mean().item(), "", None, f"share that occurs {protocol}", len(indices)),
+        "codebook_dead": Score((~used).sum().item(), "", None, f"that never occur, {protocol}", len(indices)),
         "codebook_perplexity": Score(
-            perplexity(counts).item(), "", None, f"exp of the entropy of shares, {protocol}", len(indices)
+            perplexity(counts).mean().item(), "", None, f"exp of the entropy of shares, {protocol}", len(indices)
         ),
     }

@@ -146,11 +146,11 @@ def nll(
     protocol += f"{subject.given}; {k} importance samples from q(z|x)"
     rows = {"nll": Score(nats, "nats", False, protocol, len(split))}
     spacing, unit = 1.0, "; nats / (pixels ln 2)"
-    if _likelihood(subject).kind != "bce":
+    if not _likelihood(subject).of_levels:
         low, high = image.range
         spacing = (high - low) / 255
         unit += f" - log2({high - low:g}/255): density times the spacing of the 256 levels, pixels not dequantised"
-    elif binarise == "no" and not are_binary(subject):
+    elif _likelihood(subject).kind == "bce" and binarise == "no" and not are_binary(subject):
         return rows  # what is no probability has no bits
     bits = bits_per_dim(nats, image.pixels, spacing)
     rows["bits_per_dim"] = Score(bits, "bits/dim", False, protocol + unit, len(split))
@@ -189,6 +189,8 @@ def _pixels(subject: Subject) -> str:
     if likelihood.kind == "bce":
         return "Bernoulli cross-entropy of grey pixels: not a normalised density, compare with its like alone"
     how = f"; {drawn(subject)}" if drawn(subject) else ""
+    if likelihood.of_levels:
+        return f"probability of a pixel's 256 levels, likelihood {likelihood.kind!r}{how}"
     return f"density of pixels in [{low:g}, {high:g}], likelihood {likelihood.kind!r}{how}"
 
 

@@ -24,6 +24,7 @@ from zoo.data import evaluation_batches
 from zoo.errors import DoesNotApply, PluginError, UserError, crash, is_ours, place
 from zoo.metrics.core import Subject
 from zoo.parts.distributions import standard_normal
+from zoo.parts.flows import RectifiedFlow
 from zoo.parts.priors import SecondStage
 from zoo.pictures.of_models import to_unit
 from zoo.registry import Registry
@@ -35,6 +36,7 @@ STAGE_STEPS = 3000
 STAGE_BATCH = 256
 
 T = TypeVar("T")
+S = TypeVar("S", SecondStage, RectifiedFlow)
 
 
 class Draw(Protocol):
@@ -105,7 +107,26 @@ def second_stage(subject: Subject) -> Draw:
     return _decoded(subject, lambda n, g: stage.sample(n, g).cpu() * scale + mean)
 
 
-def _fit(stage: SecondStage, z: Tensor) -> SecondStage:
+@register_sampler(
+    "rectified_flow", f"rectified flow to the latents, {STAGE_STEPS} steps, one posterior draw per training image"
+)
+def rectified_flow(subject: Subject) -> Draw:
+    """Draw noise, and follow a velocity that was fitted to carry it to the latents. Liu et al. 2023, arXiv:2209.03003.
+
+    Departs from the paper: the net is three layers of 256 on latents that are whitened, and there is no reflow; 3000
+    steps of 256 latents, with Adam's rate falling from 1e-3 to 0. Draws take 25 midpoint steps.
+    """
+    device = subject.model.device
+    z = training_latents(subject)
+    mean, root = z.mean(0), _root(torch.cov(z.T.double()).view(z.shape[1], -1)).float()
+    white = (z - mean) @ torch.linalg.pinv(root, rtol=1e-3).T
+    with torch.inference_mode(False), torch.enable_grad():
+        torch.manual_seed(0)
+        flow = _fit(RectifiedFlow(z.shape[1]).to(device), white.to(device))
+    return _decoded(subject, lambda n, g: flow.sample(n, g).cpu() @ root.T + mean)
+
+
+def _fit(stage: S, z: Tensor) -> S:
     optimizer = torch.optim.Adam(stage.parameters(), lr=1e-3)
     for step in range(STAGE_STEPS):
         optimizer.param_groups[0]["lr"] = 5e-4 * (1 + math.cos(math.pi * step / STAGE_STEPS))

@@ -161,7 +161,12 @@ def _block(convolution: nn.Module, channels: int, norm: bool, slope: float) -> n
     return nn.Sequential(*layers, nn.LeakyReLU(slope) if slope else nn.ReLU())
 
 
-def _must_divide(name: str, image: ImageSpec, factor: int) -> None:
+def must_divide(name: str, image: ImageSpec, factor: int) -> None:
+    """See that an image can be halved down to a grid.
+
+    Raises:
+        UserError: if it can't.
+    """
     if image.height % factor or image.width % factor:
         height, width = (max(factor, factor * round(side / factor)) for side in (image.height, image.width))
         size = height if height == width else [height, width]
@@ -180,7 +185,7 @@ def conv(image: ImageSpec, in_channels: int, *, base_channels: PositiveInt = 64)
         in_channels: Channels the encoder sees.
         base_channels: Width of the outermost layer; the others are 2, 4 and 8 times as wide.
     """
-    _must_divide("conv", image, 16)
+    must_divide("conv", image, 16)
     c = base_channels
     encoder = nn.Sequential(
         conv_block(in_channels, c, norm=False), conv_block(c, 2 * c), conv_block(2 * c, 4 * c), conv_block(4 * c, 8 * c)
@@ -230,7 +235,7 @@ def mnist(image: ImageSpec, in_channels: int, *, base_channels: PositiveInt = 32
         base_channels: Width of the first convolution; the second is twice as wide.
         hidden_dim: Width of the fully connected layer.
     """
-    _must_divide("mnist", image, 4)
+    must_divide("mnist", image, 4)
     c = base_channels
     small = (2 * c, image.height // 4, image.width // 4)
     encoder = nn.Sequential(

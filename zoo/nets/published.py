@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
-from pydantic import PositiveInt
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from zoo.base import ImageSpec
 from zoo.errors import UserError
 from zoo.nets.convolutions import Conv2d, ConvTranspose2d
-from zoo.nets.pairs import Net, Widths, register_net
+from zoo.nets.pairs import Net, Widths, must_divide, register_net
 
+Blocks = Annotated[int, Field(gt=0, le=100)]
 SMALLEST = 8  # pixels of a side, where RAE's decoder begins
 
 
@@ -46,6 +48,56 @@ def gated(image: ImageSpec, in_channels: int, *, hidden_dims: Widths = [300, 300
     decoder = [Gated(before, after) for before, after in zip(widths, widths[1:], strict=False)]
     to_image = nn.Sequential(nn.Linear(hidden_dims[0], image.pixels), nn.Unflatten(1, image.shape))
     return Net(nn.Sequential(nn.Flatten(), *encoder), nn.Sequential(*decoder, *to_image), (hidden_dims[-1],))
+
+
+class ResidualUnit(nn.Module):
+    """x + conv1x1(relu(conv3x3(relu(x)))), a quarter as wide between."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        narrow = max(1, channels // 4)
+        self.body = nn.Sequential(
+            nn.ReLU(), Conv2d(channels, narrow, 3, padding=1), nn.ReLU(), Conv2d(narrow, channels, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[B, C, H, W]` -> the same shape."""
+        return x + self.body(x)
+
+
+@register_net("grid", "stride-2 convolutions to a quarter or an eighth of the side, residual blocks; for codes")
+def grid(
+    image: ImageSpec,
+    in_channels: int,
+    *,
+    base_channels: PositiveInt = 64,
+    factor: Literal[4, 8] = 4,
+    blocks: Blocks = 2,
+) -> Net:
+    """The nets of van den Oord et al. 2017, arXiv:1711.00937, section 4.1, in the widths of the authors' code.
+
+    4x4 convolutions of stride 2, a 3x3 one, residual blocks; the decoder has them in reverse. No BatchNorm.
+
+    Args:
+        image: Shape of the images.
+        in_channels: Channels the encoder sees.
+        base_channels: Width of the outermost convolution; all others are twice as wide.
+        factor: Pixels of an image's side to one position of the grid; 4 in the paper.
+        blocks: Residual blocks on each side.
+    """
+    must_divide("grid", image, factor)
+    wide = 2 * base_channels
+    widths = [in_channels, base_channels, *[wide] * int(math.log2(factor) - 1)]
+    encoder: list[nn.Module] = []
+    for before, after in zip(widths, widths[1:], strict=False):
+        encoder += [Conv2d(before, after, 4, stride=2, padding=1), nn.ReLU()]
+    encoder += [Conv2d(wide, wide, 3, padding=1), *(ResidualUnit(wide) for _ in range(blocks)), nn.ReLU()]
+    decoder: list[nn.Module] = [Conv2d(wide, wide, 3, padding=1), *(ResidualUnit(wide) for _ in range(blocks))]
+    widths = [*reversed(widths[1:]), image.channels]
+    for before, after in zip(widths, widths[1:], strict=False):
+        decoder += [nn.ReLU(), ConvTranspose2d(before, after, 4, stride=2, padding=1)]
+    shape = (wide, image.height // factor, image.width // factor)
+    return Net(nn.Sequential(*encoder), nn.Sequential(*decoder), shape)
 
 
 class SameConv2d(nn.Module):

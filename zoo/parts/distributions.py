@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from zoo.base import SYMMETRIC, UNIT, ImageSpec
 from zoo.errors import UserError
 
-Reconstruction = Literal["bce", "mse", "l1", "logcosh", "gaussian"]
+Reconstruction = Literal["bce", "mse", "l1", "logcosh", "gaussian", "continuous_bernoulli", "logistic_mixture"]
 Activation = Literal["sigmoid", "tanh", "none"]
 
 ACTIVATION_RANGE = {"sigmoid": UNIT, "tanh": SYMMETRIC}
@@ -115,11 +115,16 @@ class Likelihood(nn.Module):
     | logcosh | proportional to cosh(a e)^(-1/a), a is `sharpness` | log cosh(a e) / a; its constant is left out |
     | gaussian | Gaussian, one learned variance for all pixels | complete |
 
+    Two more kinds have classes of their own, in `zoo.parts.likelihoods`.
+
     Args:
         kind: One of the above.
         activation: From raw output to image: sigmoid for [0, 1], tanh for [-1, 1], none; by default what fits.
         image: The data's shape and range.
         sharpness: Of "logcosh": errors well below 1/a count squared, those well above by their size.
+
+    Attributes:
+        outputs: Channels of the raw output: the image's own, where each pixel has one number.
 
     Raises:
         UserError: if kind, activation and range don't go together.
@@ -145,12 +150,18 @@ class Likelihood(nn.Module):
             )
         self.kind = kind
         self.activation = activation
+        self.outputs = image.channels
         # What `nll` leaves out, nats per image.
         constants = {"mse": 0.5 * math.log(math.pi), "l1": math.log(2), "logcosh": log_cosh_constant(sharpness)}
         self.constant = image.pixels * constants.get(kind, 0.0)
         self.sharpness = sharpness
         if kind == "gaussian":
             self.logvar = nn.Parameter(torch.zeros(()))
+
+    @property
+    def of_levels(self) -> bool:
+        """Whether it gives probabilities of the values that pixels can take, not a density of them."""
+        return self.kind in ("bce", "logistic_mixture")
 
     @property
     def log_variance(self) -> Tensor:

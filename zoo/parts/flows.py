@@ -1,7 +1,8 @@
-"""Invertible maps that make a Gaussian posterior flexible."""
+"""Maps from a Gaussian to what is more flexible: invertible ones, and paths along a velocity."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from zoo.parts.distributions import DiagonalGaussian
+from zoo.parts.distributions import DiagonalGaussian, standard_normal
 
 Steps = Annotated[int, Field(gt=0, le=1000)]  # one after another: more would take for ever
 # From z `[k, B, D]` to f(z) `[k, B, D]` and log |det df/dz| `[k, B]`.
@@ -108,3 +109,89 @@ class AutoregressiveStep(nn.Module):
         gate = (self.gate(hidden) + self.to_gate(h)).float()
         sigma = gate.sigmoid()
         return sigma * z + (1 - sigma) * m, F.logsigmoid(gate).sum(-1)
+
+
+class Coupling(nn.Module):
+    """One affine coupling step. Dinh et al. 2017 (Real NVP), arXiv:1605.08803, equations 4 and 5.
+
+    Of every other dimension, u = z exp(s) + t, where s and t depend on the dimensions between, which stay. Its
+    log-determinant is sum s; s is kept within [-2, 2], for z far out.
+
+    Args:
+        dim: D.
+        width: Units in each of two hidden layers.
+        parity: Which dimensions stay: the even ones (0) or the odd ones (1).
+    """
+
+    stays: Tensor
+
+    def __init__(self, dim: int, width: int, parity: int) -> None:
+        super().__init__()
+        self.register_buffer("stays", (torch.arange(dim) % 2 == parity).float(), persistent=False)
+        hidden = (nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.net = nn.Sequential(*hidden, nn.Linear(width, 2 * dim))
+        for parameter in self.net[-1].parameters():
+            nn.init.zeros_(parameter)  # starts as u = z
+
+    def _scale_and_shift(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        s, t = self.net(z * self.stays).float().chunk(2, -1)
+        return 2 * (s / 2).tanh() * (1 - self.stays), t * (1 - self.stays)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Take z `[..., D]` to u `[..., D]` and log |det du/dz| `[...]`."""
+        s, t = self._scale_and_shift(z)
+        return z * s.exp() + t, s.sum(-1)
+
+    def inverse(self, u: Tensor) -> Tensor:
+        """Take u `[..., D]` back to z."""
+        s, t = self._scale_and_shift(u)  # what they depend on is the same in u and z
+        return (u - t) * (-s).exp()
+
+
+class RectifiedFlow(nn.Module):
+    """A velocity that carries N(0, I) to where latents lie. Liu et al. 2023, arXiv:2209.03003, equation 1.
+
+    v(z_t, t) is fitted to z_1 - z_0 at z_t = (1 - t) z_0 + t z_1, z_0 ~ N(0, I), z_1 a latent, t uniform: it is their
+    mean, given z_t. Draws follow dz/dt = v from t = 0 to 1. What is learned is how v differs from that of latents that
+    are N(0, I) themselves, z_t (2 t - 1) / (t^2 + (1 - t)^2), from which training starts.
+
+    Args:
+        dim: D.
+        width: Units in each of three hidden layers.
+        frequencies: By which the layers see t: cosines and sines of so many.
+    """
+
+    times: Tensor
+
+    def __init__(self, dim: int, width: int = 256, frequencies: int = 8) -> None:
+        super().__init__()
+        self.dim = dim
+        self.register_buffer("times", math.pi * 2.0 ** torch.arange(frequencies) / 2, persistent=False)
+        widths = [dim + 2 * frequencies + 1, width, width, width]
+        hidden: list[nn.Module] = []
+        for before, after in zip(widths, widths[1:], strict=False):
+            hidden += [nn.Linear(before, after), nn.SiLU()]
+        self.net = nn.Sequential(*hidden, nn.Linear(width, dim))
+        for parameter in self.net[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def velocity(self, z: Tensor, t: Tensor) -> Tensor:
+        """v(z, t): `[B, D]` and `[B, 1]` -> `[B, D]`."""
+        angles = t * self.times
+        of_normal = z * (2 * t - 1) / (t.square() + (1 - t).square())
+        return of_normal + self.net(torch.cat([z, t, angles.cos(), angles.sin()], 1))
+
+    def loss(self, z: Tensor) -> Tensor:
+        """|v(z_t, t) - (z_1 - z_0)|^2 of latents z_1, `[B, D]`, averaged over the batch."""
+        start, t = torch.randn_like(z), torch.rand(len(z), 1, device=z.device)
+        target = z - start
+        return (self.velocity(start + t * target, t) - target).square().sum(1).mean()
+
+    def sample(self, n: int, generator: torch.Generator | None = None, steps: int = 25) -> Tensor:
+        """Draw z_0 and follow the velocity, by the midpoint rule: `[n, D]`."""
+        z = standard_normal((n, self.dim), self.times.device, generator)
+        for step in range(steps):
+            t = torch.full_like(z[:, :1], step / steps)
+            middle = z + self.velocity(z, t) / (2 * steps)
+            z = z + self.velocity(middle, t + 1 / (2 * steps)) / steps
+        return z

@@ -1,4 +1,4 @@
-"""Priors that are learned: over sequences of codes, and over latents by a second VAE."""
+"""Priors that are learned: over sequences of codes, and over latents by a flow or a second VAE."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from zoo.parts.distributions import bounded_logvar, gaussian_kl, gaussian_log_prob, gaussian_sample, standard_normal
+from zoo.parts.flows import Coupling
 
 
 class AutoregressivePrior(nn.Module):
@@ -51,6 +52,36 @@ class AutoregressivePrior(nn.Module):
             drawn = torch.multinomial(shares.to(source), 1, generator=generator).to(device)
             indices = torch.cat([indices, drawn], 1)
         return indices
+
+
+class FlowPrior(nn.Module):
+    """p(z) = N(f(z); 0, I) |det df/dz|, f some coupling steps. Huang et al. 2017, arXiv:1710.02248.
+
+    Args:
+        dim: D.
+        steps: Coupling steps; every other one moves the even dimensions.
+        width: Units in each of their hidden layers.
+    """
+
+    def __init__(self, dim: int, steps: int, width: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.steps = nn.ModuleList(Coupling(dim, width, step % 2) for step in range(steps))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """Log p(z), nats: `[..., D]` -> `[...]`."""
+        log_det = z.new_zeros(z.shape[:-1])
+        for step in self.steps:
+            z, more = step(z)
+            log_det = log_det + more
+        return gaussian_log_prob(z) + log_det
+
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw u ~ N(0, I), and take it back: `[n, D]`."""
+        z = standard_normal((n, self.dim), next(self.parameters()).device, generator)
+        for step in reversed(self.steps):
+            z = step.inverse(z)  # type: ignore[operator]
+        return z
 
 
 class SecondStage(nn.Module):

@@ -13,6 +13,7 @@ Logs:
     kl_uniform: KL of q(c|x) to the uniform distribution, which the loss has, nats per image.
     temperature: t, in force.
     perplexity: of the categories drawn in the batch.
+    usage: share of the categories that the batch uses.
     prior/loss: minus log p(c) under the learned prior, nats per image.
 
 Departs from the paper: the learned prior; on a net with a feature map each of its positions is a variable, else there
@@ -34,7 +35,7 @@ from zoo.families.discrete import CategoricalPosterior, CodeVAE
 from zoo.nets.batch_norm import as_evaluated
 
 
-@register("categorical")
+@register("categorical", net="grid")
 class CategoricalVAE(CodeVAE):
     """A grid of categorical variables.
 
@@ -50,7 +51,6 @@ class CategoricalVAE(CodeVAE):
     """
 
     settled = (*CodeVAE.settled, "dim")
-    batch_terms = ("perplexity",)
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class CategoricalVAE(CodeVAE):
         return self.temperature * (self.temperature_min / self.temperature) ** self.progress
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return loss, recon, kl, elbo, kl_uniform, temperature and perplexity."""
+        """Return loss, recon, kl, elbo, kl_uniform, temperature, perplexity and usage."""
         q = self.posterior(batch.x)
         hard, log_q = q.draw(1)  # [1, B, P K], [1, B]
         kl = (log_q - self.log_prior(hard))[0].detach()  # [B], of the draw, under the learned prior

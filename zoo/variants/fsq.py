@@ -9,6 +9,7 @@ player; with it, log p(x) >= log p(x|e) + log p(codes), as the posterior is a po
 
 Logs:
     perplexity: of the codes used in the batch; the product of the levels if all are used alike.
+    usage: share of the codes that the batch uses.
     prior/loss: minus log p(codes) under the learned prior, nats per image.
 
 Departs from the paper: each of the numbers z is normalised to mean 0 and variance 1 over a batch's images and positions
@@ -29,7 +30,7 @@ from zoo.parts.quantizers import FiniteScalarQuantizer
 Levels = Annotated[list[Annotated[int, Field(ge=3)]], Field(min_length=1, max_length=100)]
 
 
-@register("fsq")
+@register("fsq", net="grid")
 class FSQVAE(QuantisedVAE):
     """A grid of codes, each rounded number by number.
 
@@ -53,7 +54,7 @@ class FSQVAE(QuantisedVAE):
         return self.norm(z.transpose(1, 2)).transpose(1, 2)
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return loss, recon, kl, elbo and perplexity."""
+        """Return loss, recon, kl, elbo, perplexity and usage."""
         e, indices = self.quantizer(self.vectors(batch.x))
         recon = self.likelihood.nll(self.logits(e.flatten(1)), batch.x)  # [B], -log p(x|e)
         rate = -self.prior.log_prob(indices).detach()  # [B]

@@ -37,7 +37,7 @@ class VampVAE(GaussianVAE):
 
     def __init__(self, image: ImageSpec, *, pseudo_inputs: PositiveInt = 500, **options: Any) -> None:
         super().__init__(image, **options)
-        self.pseudo = nn.Parameter(0.5 * torch.randn(pseudo_inputs, *image.shape))
+        self.pseudo = nn.Parameter(0.5 * torch.randn(pseudo_inputs, self.likelihood.outputs, *image.shape[1:]))
 
     def components(self) -> tuple[Tensor, Tensor]:
         """Return the mixture's means and log variances, each `[K, D]`, in training as they are in evaluation."""
