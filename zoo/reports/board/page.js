@@ -175,9 +175,9 @@ function table() {
 function cell(row, n, first) {
   const c = board().columns[n], found = row.cells[n];
   if (!found) {
-    const others = first ? row.kinds.filter(k => k !== kind()) : [];
-    if (!others.length || row.kinds.includes(kind())) return h("td", {class: "empty", "data-label": c.head});
-    return h("td", {class: "kinds", "data-label": c.head}, h("button", {title: `another kind of likelihood, which does not compare: ${others.join("; ")}`, onclick: () => set({kind: others[0]})}, others[0]));
+    const others = first ? row.kinds : [];
+    if (!others.length || others.includes(kind())) return h("td", {class: "empty", "data-label": c.head});
+    return h("td", {class: "kinds", "data-label": c.head}, h("button", {title: `another kind of likelihood, which does not compare: ${others.join("; ")}`, onclick: () => set({kind: others[0]})}, DATA.kinds[others[0]]));
   }
   const [mean, half] = found[0].split(" ± ");
   const over = found[OVER] ? `95 % interval over ${found[OVER]}: ${found[LOW]} to ${found[HIGH]}` : `no interval: ${found[SEEDS]} seed${found[SEEDS] === 1 ? "" : "s"}`;
@@ -237,7 +237,7 @@ function lines(figure, list, center, low, high, options, marks) {
     x: {grid: true, ...options}, y: {domain: list.map(row => row.id), label: null, tickFormat: id => names.get(id), tickSize: 0},
     marks: [...marks,
       Plot.link(list, {x1: low, x2: high, y1: "id", y2: "id", stroke: "family", strokeWidth: 1.6}),
-      Plot.dot(list, {x: center, y: "id", fill: "family", symbol: "family", r: 3.6})],
+      Plot.dot(list, {x: center, y: "id", fill: "family", stroke: "family", symbol: "family", r: 3.2})],
   });
   return dressed(drawing, list);
 }
@@ -279,15 +279,16 @@ function drawScatter(figure, list) {
   const means = n => some.map(row => row.cells[n][MEAN]);
   const type = {x: scale(means(x)), y: scale(means(y))}, away = [x, y].map(n => Math.min(...means(n)));
   const end = (n, which, log) => row => { const at = ends(row, n)[which]; return log && at <= 0 ? away[n === x ? 0 : 1] : at; };
+  const span = n => { const all = some.flatMap(row => [0, 1].map(which => end(n, which, type[n === x ? "x" : "y"] === "log")(row))); return [Math.min(...all), Math.max(...all)]; };
   const guides = named === "Rate and distortion" && type.x === "linear" && type.y === "linear" ? sums(means(x), means(y)) : [];
   const drawing = Plot.plot({
     width: width(figure), height: 430, marginLeft: 62, marginRight: 20, marginBottom: 40, marginTop: 26, inset: 14, ...colours(),
-    x: {label: `${label(x)}`, type: type.x, grid: true, nice: type.x === "linear"}, y: {label: `${label(y)} ${cs[y].arrow}`, type: type.y, grid: true},
+    x: {label: `${label(x)}`, type: type.x, grid: true, domain: span(x)}, y: {label: `${label(y)} ${cs[y].arrow}`, type: type.y, grid: true, domain: span(y)},
     marks: [
-      Plot.link(guides, {x1: 0, y1: 1, x2: 2, y2: 3, stroke: "currentColor", strokeOpacity: .45, strokeDasharray: "1 4", clip: true}),
+      Plot.link(guides, {x1: d => d[0], y1: d => d[1], x2: d => d[2], y2: d => d[3], stroke: "currentColor", strokeOpacity: .45, strokeDasharray: "1 4", clip: true}),
       Plot.link(some, {x1: end(x, 0, type.x === "log"), x2: end(x, 1, type.x === "log"), y1: row => row.cells[y][MEAN], y2: row => row.cells[y][MEAN], stroke: "family", strokeOpacity: .7}),
       Plot.link(some, {y1: end(y, 0, type.y === "log"), y2: end(y, 1, type.y === "log"), x1: row => row.cells[x][MEAN], x2: row => row.cells[x][MEAN], stroke: "family", strokeOpacity: .7}),
-      Plot.dot(some, {x: row => row.cells[x][MEAN], y: row => row.cells[y][MEAN], fill: "family", symbol: "family", r: 4.5})],
+      Plot.dot(some, {x: row => row.cells[x][MEAN], y: row => row.cells[y][MEAN], fill: "family", stroke: "family", symbol: "family", r: 4})],
   });
   const caption = named === "Rate and distortion" ? "Down and to the left is better. Along a dotted line rate + distortion, and so the ELBO, is the same."
     : [x, y].every(n => cs[n].better) ? `${cs[y].better > 0 ? "Up" : "Down"} and to the ${cs[x].better > 0 ? "right" : "left"} is better; what nothing beats in both is labelled first.` : "Labels where there is room; hover for the others.";
@@ -343,6 +344,7 @@ function labels(svg, list, wanted) {
     const [x, y] = at(dots.get(row.id)), text = document.createElementNS(svg.namespaceURI, "text");
     text.textContent = short(row.name);
     text.setAttribute("class", "label");
+    text.setAttribute("text-anchor", "start");
     svg.append(text);
     const wide = text.getComputedTextLength();
     const spots = [[x + 8, y + 4], [x - 8 - wide, y + 4], [x - wide / 2, y - 9], [x - wide / 2, y + 17]];

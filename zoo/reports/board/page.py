@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.reports.board.families import FAMILIES, OTHER
-from zoo.reports.board.rows import Board, Cell, Column, Row
+from zoo.reports.board.rows import Board, Cell, Column, Row, kind_mark
 from zoo.reports.board.statistics import mean_ranks
 from zoo.reports.board.text import HOW
 from zoo.reports.board.views import MOST_METRICS, kinds, kinds_of, place, views
@@ -22,7 +22,8 @@ def write_html(boards: Sequence[Board], problems: Sequence[str], path: Path) -> 
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    data = {"families": [*FAMILIES, OTHER], "most": MOST_METRICS, "boards": [_board(board) for board in boards]}
+    data: dict[str, Any] = {"families": [*FAMILIES, OTHER], "most": MOST_METRICS, "boards": [_board(board) for board in boards]}
+    data["kinds"] = {c.kind: kind_mark(c.kind) for board in boards for c in board.columns if c.kind}
     page = environment.get_template("page.html.j2").render(
         problems=problems,
         how=HOW,

@@ -227,14 +227,16 @@ class Board:
         headings = {}
         for name, group in groupby(self.columns, key=lambda column: column.name):
             same = list(group)
-            for number, column in enumerate(same):
-                differing = [key for key in DIFFERING if len({getattr(c, key) for c in same}) > 1]
-                marks = [_mark(column, key) for key in differing if _mark(column, key)]
-                twins = [c for c in same if all(getattr(c, key) == getattr(column, key) for key in differing)]
-                marks += [f"protocol {'ABCDEFGHIJ'[number % 10]}"] if len(twins) > 1 else []
+            differing = [key for key in DIFFERING if len({getattr(c, key) for c in same}) > 1]
+            names = []
+            for column in same:
+                marks = [mark for key in differing if (mark := _mark(column, key))]
                 if column.sampler and not differing and column.sampler not in name:
                     marks.append(column.sampler)
-                headings[column] = ", ".join([name.replace("_", " ").replace("@", " "), *marks])
+                names.append(", ".join([name.replace("_", " ").replace("@", " "), *marks]))
+            for number, (column, text) in enumerate(zip(same, names, strict=True)):
+                letter = chr(ord("A") + number) if number < 26 else str(number + 1)
+                headings[column] = f"{text}, protocol {letter}" if names.count(text) > 1 else text
         return headings
 
     @cached_property
@@ -415,12 +417,15 @@ def _mark(column: Column, key: str) -> str:
     value = getattr(column, key)
     if key == "n":
         return f"n={value:,}" if value else ""
-    if key != "kind":
-        return str(value)
-    named = re.search(r"likelihood '(\w+)'", value)
-    words = [named[1] if named else "grey" if "grey pixels" in value else "Bernoulli" if "Bernoulli" in value else value]
-    words += ["binarised"] if named and "binarised" in value else []
-    return " ".join([*words, *(["given the label"] if "given the label" in value else [])])
+    return kind_mark(value) if key == "kind" else str(value)
+
+
+def kind_mark(kind: str) -> str:
+    """Name a kind of likelihood in a word or two."""
+    named = re.search(r"likelihood '(\w+)'", kind)
+    words = [named[1] if named else "grey" if "grey pixels" in kind else "Bernoulli" if "Bernoulli" in kind else kind]
+    words += ["binarised"] if named and "binarised" in kind else []
+    return " ".join([*words, *(["given the label"] if "given the label" in kind else [])])
 
 
 def badness(row: Row, column: Column | None) -> float:
