@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 COMMANDS = (
     *("train", "evaluate", "sample", "data", "list", "describe", "check", "suite", "leaderboard", "reference"),
-    "cache",
+    *("compare", "cache"),
 )
 EPILOG = """examples:
   python run.py --config configs/mlp_mnist.yaml                     train on MNIST, then evaluate
@@ -40,6 +40,7 @@ EPILOG = """examples:
   python run.py check my_vae.py                                     try a variant of your own
   python run.py suite configs/suites/mnist.yaml                     a grid of variants, data sets and seeds
   python run.py leaderboard runs --out leaderboard                  compare all finished runs
+  python run.py compare runs/zoo/vamp_mnist_0 runs/zoo/mlp_mnist_0  in what two configs differ, and how sure that is
   python run.py reference runs/mlp_mnist_z20_s28_1                  hold a run against published numbers
   python run.py cache --keep 2G                                     list decoded images, and make room
 """
@@ -107,6 +108,10 @@ def parser() -> argparse.ArgumentParser:
     leaderboard = commands.add_parser("leaderboard", help="compare the finished runs below a folder: HTML, .md, .csv")
     leaderboard.add_argument("runs", type=Path, help="searched with all its subfolders, such as runs/")
     leaderboard.add_argument("--out", type=Path, default=Path("leaderboard"), help="folder to write (leaderboard)")
+
+    compare = commands.add_parser("compare", help="say in what two configs differ, with intervals, and what follows")
+    compare.add_argument("run_a", type=Path, help="a run's folder; those beside it of the same config are its seeds")
+    compare.add_argument("run_b", type=Path, help="another's")
 
     reference = commands.add_parser("reference", help="hold a run against published numbers of the same protocol")
     reference.add_argument("run", type=Path, help="the run's folder, such as runs/mlp_mnist_z20_s28_1")
@@ -411,6 +416,14 @@ def run_leaderboard(arguments: argparse.Namespace) -> int:
     from zoo.reports.leaderboard import write
 
     write(arguments.runs, arguments.out)
+    return 0
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    """Compare two configs number by number."""
+    from zoo.reports.board.compare import compare
+
+    print(compare(arguments.run_a, arguments.run_b))
     return 0
 
 

@@ -167,7 +167,7 @@ function table() {
   const protocols = numbers.map(n => [h("dt", {}, board().columns[n].head), h("dd", {}, board().columns[n].about)]);
   const published = hasPublished() ? list.flatMap(row => row.published.map(([, text, protocol]) => [h("dt", {}, `${row.name}, published`), h("dd", {}, `${text}: ${protocol}`)])) : [];
   return h("div", {class: "board"},
-    h("table", {}, h("thead", {}, h("tr", {}, head(NAME, "Name", `${list.length} of ${board().rows.length} rows`, "", "up"), head(SEEDS_COLUMN, "seeds", "\u00a0", "", "down"),
+    h("table", {style: `max-width:${420 + 150 * numbers.length}px`}, h("thead", {}, h("tr", {}, head(NAME, "Name", `${list.length} of ${board().rows.length} rows`, "", "up"), head(SEEDS_COLUMN, "seeds", "\u00a0", "", "down"),
       made && head(MADE, "made", "or commit", "", "down"), heads, hasPublished() && h("th", {}, "published", h("small", {}, "within tolerance?")))), h("tbody", {}, body)),
     !list.length && h("div", {class: "none"}, "No row is left: search for less, or take a filter back."),
     h("details", {class: "about"}, h("summary", {}, "Protocols", published.length ? " and published numbers" : ""), h("dl", {}, protocols, published)));

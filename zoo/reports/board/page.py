@@ -22,7 +22,11 @@ def write_html(boards: Sequence[Board], problems: Sequence[str], path: Path) -> 
     from jinja2 import Environment, FileSystemLoader
 
     environment = Environment(loader=FileSystemLoader(HERE), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    data: dict[str, Any] = {"families": [*FAMILIES, OTHER], "most": MOST_METRICS, "boards": [_board(board) for board in boards]}
+    data: dict[str, Any] = {
+        "families": [*FAMILIES, OTHER],
+        "most": MOST_METRICS,
+        "boards": [_board(board) for board in boards],
+    }
     data["kinds"] = {c.kind: kind_mark(c.kind) for board in boards for c in board.columns if c.kind}
     page = environment.get_template("page.html.j2").render(
         problems=problems,
@@ -61,7 +65,13 @@ def _column(board: Board, column: Column) -> dict[str, Any]:
     heading = board.headings[column]
     plain = column.name.replace("_", " ").replace("@", " ")
     # The kind of likelihood is chosen beside the table, and not said again in each head.
-    keys = {"name": column.name, "key": heading, "head": plain if column.kind else heading, "unit": column.unit, "arrow": column.arrow}
+    keys = {
+        "name": column.name,
+        "key": heading,
+        "head": plain if column.kind else heading,
+        "unit": column.unit,
+        "arrow": column.arrow,
+    }
     return keys | {"about": column.about, "kind": column.kind, "view": place(column), "better": better}
 
 

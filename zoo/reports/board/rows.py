@@ -152,7 +152,9 @@ class Row:
         """What a suite or a config calls it; of a run from before that was written down, what its folder tells."""
         run = self.runs[0]
         end = f"_{run.results.dataset}_{run.results.seed}"  # as suites name their folders
-        return run.results.title or (printable(run.folder.name).removesuffix(end) if run.folder.name.endswith(end) else "")
+        return run.results.title or (
+            printable(run.folder.name).removesuffix(end) if run.folder.name.endswith(end) else ""
+        )
 
     @property
     def family(self) -> str:
@@ -407,7 +409,11 @@ def _mark_older(board: Board) -> None:
         protocols.setdefault(column.name, set()).add(column.protocol)
     for row in board.rows:
         code = row.commit != newest.commit and row.made < newest.made
-        other = {c.name for c in row.cells if not c.is_cost and not c.kind and c.protocol not in protocols.get(c.name, {c.protocol})}
+        other = {
+            c.name
+            for c in row.cells
+            if not c.is_cost and not c.kind and c.protocol not in protocols.get(c.name, {c.protocol})
+        }
         if row.made < newest.made:
             row.older = ", ".join(["code"] * code + [f"protocol of {name}" for name in sorted(other)])
 

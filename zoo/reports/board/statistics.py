@@ -117,6 +117,16 @@ def difference(
     return Difference(value, value - half, value + half, 2 * float(ndtr(-abs(value) / error)), "images")
 
 
+def holm(ps: Sequence[float]) -> list[bool]:
+    """Say which of several p-values are no chance, with Holm's correction for their number."""
+    rejected = [False] * len(ps)
+    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        if ps[i] * (len(ps) - rank) >= 1 - LEVEL:
+            break
+        rejected[i] = True
+    return rejected
+
+
 def _variance(values: Sequence[float]) -> float:
     return stdev(values) ** 2 if len(values) > 1 else math.nan
 

@@ -58,7 +58,9 @@ def place(column: Column) -> str:
 
 def kinds(board: Board) -> list[str]:
     """Return the kinds of likelihood that there are, that of most rows first."""
-    held = {kind: sum(kind in kinds_of(row) for row in board.rows) for kind in {c.kind for c in board.columns if c.kind}}
+    held = {
+        kind: sum(kind in kinds_of(row) for row in board.rows) for kind in {c.kind for c in board.columns if c.kind}
+    }
     return sorted(held, key=lambda kind: (-held[kind], kind))
 
 
