@@ -16,7 +16,8 @@ from zoo.base import VARIANTS
 from zoo.documentation import Documentation, document
 from zoo.errors import UserError
 from zoo.files import CONFIG_FILE
-from zoo.reports.leaderboard import PICTURES, Board, Column, Row, build_boards, find_runs, link
+from zoo.reports.board.pictures import PICTURES, link
+from zoo.reports.board.rows import Board, Column, Row, build_boards, find_runs
 
 INDEX_METRICS = ("fd_lenet", "fd_lenet@gmm10", "nll", "elbo", "psnr")
 HEAD = "<!-- written by `python -m benchmarks.pages`: edit the variant's own file instead -->"

@@ -98,7 +98,7 @@ class Subject:
         )
 
     def terms(self, split: Images) -> Terms:
-        """Return the terms of the model's loss over the batches of a split, of the test images once; see `batch_terms`."""
+        """Return the terms of the model's loss over a split's batches, of the test images once; see `batch_terms`."""
         if split is self.data.test and "terms of test images" in self.memo:
             return self.memo["terms of test images"]
         terms = batch_terms(self.model, split, self.accelerator, self.config.eval_batch_size)

@@ -76,7 +76,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
 
 
 def standard_error(real: Tensor, fake: Tensor) -> float | None:
-    """Estimate a Fréchet distance's standard error by the delete-a-group jackknife. Efron & Tibshirani 1993, chapter 11.
+    """Estimate a Fréchet distance's standard error, by a jackknife over groups. Efron & Tibshirani 1993, chapter 11.
 
     Of ten groups of images, real and fake alike, each is left out once. That costs ten distances more, which is little
     beside the features.

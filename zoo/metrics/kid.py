@@ -51,8 +51,8 @@ def kernel_distance(real: Tensor, fake: Tensor) -> tuple[float, float]:
         fake: `[M, F]`.
 
     Returns:
-        The mean, without unit; around 0, and so at times below it, for two samples of one distribution. And the standard
-        deviation over the subsets.
+        The mean, without unit; around 0, and so at times below it, for two samples of one distribution. And the
+        standard deviation over the subsets.
 
     Raises:
         UserError: for a set of fewer than two images.

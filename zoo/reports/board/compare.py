@@ -108,7 +108,7 @@ def _caution(found: list[Difference | None]) -> list[str]:
     lines = ["Welch's test over seeds where both have two or more; Holm's correction for the number of metrics."]
     if any(d is not None and d.over == "images" for d in found):
         lines.append(
-            "With one seed the two trained models are compared, over test images: how much another seed would differ is "
-            "not known."
+            "With one seed the two trained models are compared, over test images: how much another seed would differ "
+            "is not known."
         )
     return ["", *lines]

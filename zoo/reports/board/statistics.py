@@ -1,7 +1,8 @@
 """How sure a board is of its numbers: intervals, ties, and mean ranks. Everything at 95 %.
 
 An interval speaks of what another seed would give where there are three seeds or more (Student's t). With fewer it
-speaks of what other test images would give, by the standard error that a run's results hold; with neither there is none.
+speaks of what other test images would give, by the standard error that a run's results hold; with neither there is
+none.
 
 A row is *shown worse* if some row with two seeds or more has a better mean, and the difference is no chance: Welch's
 test over seeds (Welch 1947, Biometrika 34), two-sided, against each other row of the column, with Holm's correction
