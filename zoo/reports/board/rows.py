@@ -274,8 +274,9 @@ def _order(column: Column, rows: int) -> tuple[Any, ...]:
 
 
 def _decimals(cells: Sequence[Cell]) -> int:
-    means = [abs(cell.mean) for cell in cells if math.isfinite(cell.mean)]
-    if all(mean.is_integer() for mean in means):
+    finite = [cell for cell in cells if math.isfinite(cell.mean)]
+    means = [abs(cell.mean) for cell in finite]
+    if all(cell.mean.is_integer() and cell.interval is None for cell in finite):
         return 0
     exponent = math.floor(math.log10(max(means)))
     return 1 if exponent >= 3 else 2 if exponent >= 1 else 3 - exponent
