@@ -105,9 +105,14 @@ def parser() -> argparse.ArgumentParser:
     suite.add_argument("suite", type=Path, help="YAML file, such as configs/suites/quickstart.yaml")
     suite.add_argument("--shard", default="1/1", metavar="i/n", help="only every n-th run, from the i-th: 1/4 to 4/4")
 
-    leaderboard = commands.add_parser("leaderboard", help="compare the finished runs below a folder: HTML, .md, .csv")
+    leaderboard = commands.add_parser(
+        "leaderboard", help="compare all finished runs below a folder: HTML, .md, .csv, .tex"
+    )
     leaderboard.add_argument("runs", type=Path, help="searched with all its subfolders, such as runs/")
     leaderboard.add_argument("--out", type=Path, default=Path("leaderboard"), help="folder to write (leaderboard)")
+    leaderboard.add_argument(
+        "--format", action="append", default=[], choices=["svg", "pdf"], help="plots as files, too"
+    )
 
     compare = commands.add_parser("compare", help="say in what two configs differ, with intervals, and what follows")
     compare.add_argument("run_a", type=Path, help="a run's folder; those beside it of the same config are its seeds")
@@ -415,7 +420,7 @@ def run_leaderboard(arguments: argparse.Namespace) -> int:
     """Write the leaderboard of finished runs."""
     from zoo.reports.leaderboard import write
 
-    write(arguments.runs, arguments.out)
+    write(arguments.runs, arguments.out, arguments.format)
     return 0
 
 

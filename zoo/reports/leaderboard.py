@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from zoo.errors import UserError
 from zoo.files import printable
+from zoo.reports.board.figures import write_figures
 from zoo.reports.board.page import write_html
 from zoo.reports.board.pictures import add_files
 from zoo.reports.board.rows import build_boards, find_runs, without_places
@@ -14,12 +16,13 @@ from zoo.reports.board.text import terminal_table, write_csv, write_latex, write
 from zoo.reports.reference import load_references
 
 
-def write(folder: Path, out: Path) -> None:
+def write(folder: Path, out: Path, formats: Sequence[str] = ()) -> None:
     """Write leaderboard.html, .md, .csv and .tex from the finished runs below a folder.
 
     Args:
         folder: Searched with all its subfolders.
         out: Folder to write.
+        formats: Of files that every plot is written to as well: "svg", "pdf".
 
     Raises:
         UserError: if there is nothing to show, or nowhere to write it.
@@ -37,6 +40,8 @@ def write(folder: Path, out: Path) -> None:
     write_markdown(boards, out / "leaderboard.md")
     write_latex(boards, out / "leaderboard.tex")
     write_html(boards, [without_places(printable(problem)) for problem in problems], out / "leaderboard.html")
+    if formats:
+        write_figures(boards, formats, out)
     for problem in problems:
         print(f"warning: {printable(problem)}", file=sys.stderr)
     print("\n\n".join(terminal_table(board) for board in boards))
