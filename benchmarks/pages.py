@@ -72,7 +72,7 @@ def _numbers(board: Board, row: Row, results: str) -> list[str]:
         f"{results_of.parameters:,} parameters; seeds (and configs) {seeds}; protocols and all other variants on the "
         f"[leaderboard]({results}/leaderboard.md).",
         "",
-        "| metric | value | rank |",
+        "| metric | mean ± half of its 95 % interval | rank |",
         "| --- | --- | --- |",
     ]
     for column in board.columns:

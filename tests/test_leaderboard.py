@@ -424,6 +424,20 @@ def test_the_page_needs_no_network_and_no_file_trusts_a_text(tmp_path: Path) -> 
         assert not [cell for line in csv.reader(file) for cell in line if cell.startswith(("=", "+", "@"))]
 
 
+def test_plots_are_written_as_files_where_that_is_asked_for(tmp_path: Path) -> None:
+    for number in range(3):
+        write_run(tmp_path / "runs" / str(number), f"v{number} $x$", metrics=many_metrics(number))
+    out = tmp_path / "out"
+    command = ["leaderboard", str(tmp_path / "runs"), "--out", str(out), "--format", "svg", "--format", "pdf"]
+    assert main(command) == 0
+    files = {path.name for path in (out / "plots").iterdir()}
+    assert {"digits-1-x-16-x-16-Samples.svg", "digits-1-x-16-x-16-Samples.pdf"} <= files
+    assert {"digits-1-x-16-x-16-distortion-against-rate.pdf"} <= files
+    drawn = (out / "plots" / "digits-1-x-16-x-16-Samples.svg").read_text(encoding="utf-8")
+    assert all(f">v{number} $x$<" in drawn for number in range(3))
+    assert main(command[:4]) == 0
+
+
 def test_pictures_are_made_small(tmp_path: Path) -> None:
     path = tmp_path / "noise.png"
     Image.effect_noise((900, 900), 90).convert("RGB").save(path)

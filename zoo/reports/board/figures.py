@@ -95,6 +95,7 @@ def _forest(board: Board, column: Column, rows: Sequence[Row]) -> Figure:
     axes.grid(False, axis="y")
     if _is_wide(rows, column):
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
     axes.set_xlabel(_label(board, column))
     return figure
 
@@ -106,9 +107,10 @@ def _scatter(board: Board, x: Column, y: Column, rows: Sequence[Row]) -> Figure:
         some = [row for row in rows if row.family == family]
         means = [[row.cells[column].mean for row in some] for column in (x, y)]
         axes.plot(*means, MARKERS[family], color=COLOURS[family], markersize=5, linestyle="", label=family)
-    for column, scale in ((x, axes.set_xscale), (y, axes.set_yscale)):
+    for column, scale, axis in ((x, axes.set_xscale, axes.xaxis), (y, axes.set_yscale, axes.yaxis)):
         if _is_wide(rows, column):
             scale("log")
+            axis.set_major_formatter("{x:g}")
     axes.set_xlabel(_label(board, x))
     axes.set_ylabel(_label(board, y))
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False)
