@@ -16,7 +16,8 @@ from zoo.base import VARIANTS
 from zoo.documentation import Documentation, document
 from zoo.errors import UserError
 from zoo.files import CONFIG_FILE
-from zoo.reports.leaderboard import PICTURES, Board, Column, Row, build_boards, find_runs, link
+from zoo.reports.board.pictures import PICTURES, link
+from zoo.reports.board.rows import Board, Column, Row, build_boards, find_runs
 
 INDEX_METRICS = ("fd_lenet", "fd_lenet@gmm10", "nll", "elbo", "psnr")
 HEAD = "<!-- written by `python -m benchmarks.pages`: edit the variant's own file instead -->"
@@ -71,7 +72,7 @@ def _numbers(board: Board, row: Row, results: str) -> list[str]:
         f"{results_of.parameters:,} parameters; seeds (and configs) {seeds}; protocols and all other variants on the "
         f"[leaderboard]({results}/leaderboard.md).",
         "",
-        "| metric | value | rank |",
+        "| metric | mean ± half of its 95 % interval | rank |",
         "| --- | --- | --- |",
     ]
     for column in board.columns:

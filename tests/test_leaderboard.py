@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import html
 import json
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,11 +19,14 @@ import pytest
 import yaml
 from PIL import Image
 
+from tests.runs import ROOT
 from tests.test_reference import EPOCHS, mnist_config
 from tests.test_reference import write_run as write_mnist_run
 from zoo.commands import main
-from zoo.reports import leaderboard
-from zoo.reports.leaderboard import Board, Column, build_boards, find_runs, plots
+from zoo.reports.board import pictures
+from zoo.reports.board.families import FAMILIES
+from zoo.reports.board.rows import Board, Column, build_boards, find_runs
+from zoo.reports.board.views import MOST_METRICS, tables, views
 from zoo.reports.reference import load_references
 
 Metrics = dict[str, dict[str, Any]]
@@ -72,6 +73,11 @@ def best(board: Board, name: str) -> list[str]:
     return [row.name for row in board.rows for c, cell in row.cells.items() if c.name == name and cell.best]
 
 
+def data_of(page: str) -> dict[str, Any]:
+    (found,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.S)
+    return json.loads(found)
+
+
 def build(root: Path, out: Path) -> str:
     assert main(["leaderboard", str(root), "--out", str(out)]) == 0
     return (out / "leaderboard.html").read_text(encoding="utf-8")
@@ -86,39 +92,76 @@ def test_seeds_are_averaged_and_their_spread_is_that_of_a_sample(tmp_path: Path)
     row, single = board.rows
     cell = row.cells[column(board, "elbo")]
     assert (row.seeds, cell.mean, cell.sd) == ([0, 1, 2], pytest.approx(-304 / 3), pytest.approx(stdev(values)))
-    assert board.text(row, column(board, "elbo")) == "-101.33 ± 1.53"
+    half = 4.302653 * stdev(values) / math.sqrt(3)  # Student's t, two degrees of freedom
+    assert cell.interval is not None and cell.interval.half == pytest.approx(half, rel=1e-6)
+    assert board.text(row, column(board, "elbo")) == f"-101.33 ± {half:.2f}"
     assert board.text(single, column(board, "elbo")) == "-102.00"
     assert board.text(row, column(board, "parameters")) == "1,000"
     assert row.cells[column(board, "training_time")].mean == pytest.approx(10)
 
 
+def write_seeds(folder: Path, name: str, values: list[float], **changes: Any) -> None:
+    """A row of several seeds, by its mean ELBO."""
+    for seed, value in enumerate(values):
+        write_run(folder / f"{name}_digits_{seed}", name, seed, metrics=elbo(value, **changes))
+
+
 def test_best_goes_the_metrics_own_way_and_never_to_what_does_not_rank(tmp_path: Path) -> None:
     for name, value in (("a", 1.0), ("b", 2.0)):
-        rows = {
-            key: {"value": value, "higher_is_better": way} for key, way in (("up", True), ("down", False), ("no", None))
-        }
-        write_run(tmp_path / name, name, metrics=rows)
+        for seed in range(3):
+            ways = (("up", True), ("down", False), ("no", None))
+            rows = {key: {"value": value + seed / 100, "higher_is_better": way} for key, way in ways}
+            write_run(tmp_path / name / str(seed), name, seed, metrics=rows)
     (board,) = boards_of(tmp_path)
     assert (best(board, "up"), best(board, "down"), best(board, "no")) == (["b"], ["a"], [])
     assert [column(board, name).arrow for name in ("up", "down", "no")] == ["↑", "↓", ""]
     assert [row.name for row in board.rows] == ["a", "b"]  # by "down", the first ranked column
 
 
-def test_a_lone_number_and_one_that_is_not_finite_are_not_best(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", "a", metrics=elbo(-1.0) | {"lone": {"value": 1.0, "higher_is_better": True}})
-    write_run(tmp_path / "b", "b", metrics=elbo(math.nan))
-    write_run(tmp_path / "c", "c", metrics=elbo(math.inf))
+def test_what_cant_be_told_from_the_best_is_as_good_and_one_seed_never_wins_alone(tmp_path: Path) -> None:
+    write_seeds(tmp_path, "sure", [-10.0, -10.1, -9.9])
+    write_seeds(tmp_path, "tied", [-10.2, -9.7, -10.3])
+    write_seeds(tmp_path, "worse", [-20.0, -20.1, -19.9])
+    write_seeds(tmp_path, "lucky", [-9.0])
+    write_seeds(tmp_path, "unlucky", [-30.0])
     (board,) = boards_of(tmp_path)
-    assert best(board, "lone") == [] and best(board, "elbo") == ["a"]
+    assert sorted(best(board, "elbo")) == ["lucky", "sure", "tied"]
+
+
+def test_one_seed_each_shows_nothing(tmp_path: Path) -> None:
+    write_seeds(tmp_path, "a", [-1.0])
+    write_seeds(tmp_path, "b", [-2.0])
+    (board,) = boards_of(tmp_path)
+    assert best(board, "elbo") == []
+
+
+def test_with_few_seeds_an_interval_is_over_test_images(tmp_path: Path) -> None:
+    write_seeds(tmp_path, "a", [-1.0, -2.0], se=0.5)
+    write_seeds(tmp_path, "b", [-3.0])
+    (board,) = boards_of(tmp_path)
+    cells = {row.name: row.cells[column(board, "elbo")] for row in board.rows}
+    between = cells["a"].interval
+    assert between is not None and between.over == "images" and between.half == pytest.approx(1.96 * 0.5, rel=1e-3)
+    assert cells["b"].interval is None
+
+
+def test_a_lone_number_and_one_that_is_not_finite_are_not_best(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        lone = {"lone": {"value": 1.0 + seed, "higher_is_better": True}}
+        write_run(tmp_path / f"a{seed}", "a", seed, metrics=elbo(-1.0 - seed / 9) | lone)
+        write_run(tmp_path / f"b{seed}", "b", seed, metrics=elbo(math.nan))
+        write_run(tmp_path / f"c{seed}", "c", seed, metrics=elbo(math.inf))
+    (board,) = boards_of(tmp_path)
+    assert best(board, "lone") == [] and best(board, "elbo") == []  # there is nothing to be better than
     assert [board.text(row, column(board, "elbo")) for row in board.rows if row.variant == "b"] == ["nan"]
 
 
 @pytest.mark.parametrize("change", [{"protocol": "other"}, {"n": 90}, {"split": "val"}, {"sampler": "gmm10"}])
 def test_numbers_of_another_protocol_stand_in_a_column_of_their_own(tmp_path: Path, change: dict[str, Any]) -> None:
-    for name, value in (("a", -1.0), ("b", -2.0)):
-        write_run(tmp_path / name, name, metrics=elbo(value))
-    for name, value in (("c", 5.0), ("d", 4.0)):
-        write_run(tmp_path / name, name, metrics=elbo(value, **change))
+    for name, value, changes in (("a", -1.0, {}), ("b", -2.0, {}), ("c", 5.0, change), ("d", 4.0, change)):
+        for seed in range(3):
+            metrics = elbo(value + seed / 100, **changes)
+            write_run(tmp_path / f"{name}{seed}", name, seed, metrics=metrics)
     (board,) = boards_of(tmp_path)
     pair = [c for c in board.columns if c.name == "elbo"]
     assert len(pair) == 2 and len({board.headings[c] for c in pair}) == 2
@@ -132,7 +175,14 @@ def test_the_protocol_that_most_rows_have_comes_first(tmp_path: Path) -> None:
     (board,) = boards_of(tmp_path)
     first, second = [c for c in board.columns if c.name == "elbo"]
     assert (first.protocol, second.protocol) == ("second by name", "first by name")
-    assert board.headings[first] == "elbo, protocol A"
+    assert board.headings[first] == "elbo, second by name"  # a likelihood is called by its kind
+
+
+def test_numbers_of_one_name_are_told_apart_by_letters_where_nothing_else_tells(tmp_path: Path) -> None:
+    for name, protocol in (("a", "one"), ("b", "other")):
+        write_run(tmp_path / name, name, metrics={"psnr": {"value": 1.0, "protocol": protocol}})
+    (board,) = boards_of(tmp_path)
+    assert [board.headings[c] for c in board.columns if c.name == "psnr"] == ["psnr, protocol A", "psnr, protocol B"]
 
 
 @pytest.mark.parametrize(
@@ -191,7 +241,7 @@ def test_broken_runs_are_named_one_sentence_each_and_the_others_come_out(
         assert sum(str(runs / folder) in line and words in line for line in warnings) == 1
     assert sum(str(picture) in line and "is not a whole picture" in line for line in warnings) == 1
     for variant in ("whole", "bare", "torn"):
-        assert re.search(rf"^  {variant}\b", captured.out, re.M) and f">{variant}</button>" in page
+        assert re.search(rf"^  {variant}\b", captured.out, re.M) and f'"name":"{variant}"' in page
     assert page.count("data:image/webp") == 4
 
 
@@ -222,8 +272,9 @@ def test_a_published_number_passes_fails_or_is_left_blank(tmp_path: Path, capsys
     write_mnist_run(runs / "fail", [e * 1.02 for e in EPOCHS], config_hash="def")
     write_mnist_run(runs / "blank", config=mnist_config(batch_size=64), config_hash="ghi")
     page = build(runs, tmp_path / "out")
-    assert (page.count("✓ within"), page.count("✗ outside")) == (1, 1)
-    assert "train/epoch_loss +2.00 %, outside 1.5 % of source documents" in page
+    published = [comparison for row in data_of(page)["boards"][0]["rows"] for comparison in row["published"]]
+    assert [within for within, _, _ in published] == [True, False]
+    assert "train/epoch_loss +2.00 %, outside 1.5 % of source documents" in published[1][1]
     with (tmp_path / "out/leaderboard.csv").open(encoding="utf-8") as file:
         lines = [line for line in csv.DictReader(file) if line["published"]]
     assert sorted(line["within_tolerance"] for line in lines) == ["False"] * 5 + ["True"] * 5
@@ -235,157 +286,159 @@ def test_a_published_number_passes_fails_or_is_left_blank(tmp_path: Path, capsys
 
 def test_files_hold_the_same_numbers_and_links_that_lead_somewhere(tmp_path: Path) -> None:
     runs, out = tmp_path / "my runs", tmp_path / "pages" / "out"
-    for seed in (0, 1):
+    for seed in range(3):
         write_run(runs / f"a|{seed}", "a_*", seed=seed, metrics=elbo(-100.0 - seed, protocol="x | y"))
-    write_run(runs / "b", "b", metrics=elbo(-90.0, protocol="x | y"))
+        write_run(runs / f"b{seed}", "b", seed=seed, metrics=elbo(-90.0 - seed, protocol="x | y"))
     page = build(runs, out)
     text = (out / "leaderboard.md").read_text(encoding="utf-8")
-    assert "| **-90.00** |" in text and "| -100.50 ± 0.71 |" in text
+    assert "| **-91.00 ± 2.48** |" in text and "| -101.00 ± 2.48 |" in text
     assert r"| a\_\* |" in text and r"x \| y" in text
-    assert len({line.count(" | ") for line in text.splitlines() if line.startswith("|")}) == 1
     with (out / "leaderboard.csv").open(encoding="utf-8") as file:
         lines = {(line["variant"], line["metric"]): line for line in csv.DictReader(file)}
-    assert float(lines["a_*", "elbo"]["mean"]) == -100.5 and lines["a_*", "elbo"]["seeds"] == "2"
-    assert float(lines["a_*", "elbo"]["sd"]) == stdev([-100.0, -101.0]) and lines["b", "elbo"]["best"] == "True"
-    links = re.findall(r'href="([^"]*config\.yaml)"', page)
+    assert float(lines["a_*", "elbo"]["mean"]) == -101 and lines["a_*", "elbo"]["seeds"] == "3"
+    assert float(lines["a_*", "elbo"]["low"]) == pytest.approx(-101 - 2.484, abs=1e-3)
+    assert float(lines["a_*", "elbo"]["sd"]) == 1 and lines["b", "elbo"]["best"] == "True"
+    (board,) = data_of(page)["boards"]
+    links = [url for row in board["rows"] for _, url in row["seeds"]]
     assert len(links) == 6
     for link in links + re.findall(r"\]\((\S+)\)", text):
         assert (out / unquote(html.unescape(link))).is_file()
 
 
-def test_the_page_needs_no_network_and_trusts_no_text(tmp_path: Path) -> None:
-    evil = '</script><script>alert("1")</script>'
+def test_every_table_is_as_wide_as_a_page(tmp_path: Path) -> None:
+    for number in range(4):
+        write_run(tmp_path / "runs" / str(number), f"v{number}", metrics=many_metrics(number))
+    build(tmp_path / "runs", tmp_path / "out")
+    (board,) = boards_of(tmp_path / "runs")
+    assert len(board.columns) > 20
+    assert all(len(table.columns) <= MOST_METRICS for table in tables(board))
+    text = (tmp_path / "out" / "leaderboard.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert rows and max(line.replace(r"\|", "").count("|") for line in rows) <= 9
+    tex = (tmp_path / "out" / "leaderboard.tex").read_text(encoding="utf-8")
+    assert tex.count(r"\begin{tabular}") == tex.count(r"\bottomrule") == len(tables(board))
+
+
+def many_metrics(number: int, kind: str = "bce") -> Metrics:
+    """Of every view something, as a run of the zoo has it."""
+    wide = f"density of pixels in [0, 1], likelihood {kind!r}; one posterior sample per image"
+    rows = {
+        **{f"fd_lenet@{s}": ("", False, "Fréchet distance", s) for s in ("prior", "gmm10", "gaussian")},
+        **{f"prdc_{i}": ("", True, "balls", None) for i in range(3)},
+        **dict.fromkeys(("psnr", "ssim", "ms_ssim"), ("", True, "mean over images", None)),
+        **{name: ("nats", name == "elbo", wide, None) for name in ("nll", "elbo", "distortion", "bits_per_dim")},
+        **dict.fromkeys(("rate",), ("nats", None, wide, None)),
+        **{f"of_my_own_{i}": ("", True, "", None) for i in range(9)},
+        "active_units": ("", None, "", None),
+    }
+    return {
+        name: {
+            "value": 10 + (7 * number + 3 * i) % 11 + 0.1,
+            "unit": unit,
+            "higher_is_better": way,
+            "protocol": protocol,
+        }
+        | ({"sampler": sampler} if sampler else {})
+        for i, (name, (unit, way, protocol, sampler)) in enumerate(rows.items())
+    }
+
+
+def test_likelihoods_of_different_kind_are_never_side_by_side(tmp_path: Path) -> None:
+    for number in range(6):
+        write_run(tmp_path / str(number), f"v{number}", metrics=many_metrics(number, "bce" if number < 4 else "mse"))
+    (board,) = boards_of(tmp_path)
+    shown = [columns for view in views(board) for columns in view.shown.values()]
+    assert all(len({c.kind for c in columns if c.kind}) <= 1 for columns in shown)
+    likelihood = next(view for view in views(board) if view.name == "Likelihood")
+    assert ["bce" in kind for kind in likelihood.shown] == [True, False]  # that of most rows first
+    printed = [table for table in tables(board) if table.title.startswith("Likelihood")]
+    assert [len(table.rows) for table in printed] == [4, 2]
+
+
+def test_a_column_that_few_rows_have_is_folded_away(tmp_path: Path) -> None:
+    for number in range(5):
+        extra = {"kd_lenet": {"value": 1.0, "higher_is_better": False}} if number < 2 else {}
+        fd = {"fd_lenet": {"value": float(number), "higher_is_better": False}}
+        write_run(tmp_path / str(number), f"v{number}", metrics=fd | extra)
+    (board,) = boards_of(tmp_path)
+    samples = next(view for view in views(board) if view.name == "Samples")
+    assert {c.name for c in samples.columns} == {"fd_lenet", "kd_lenet"}
+    assert [c.name for c in samples.shown[""]] == ["fd_lenet"]
+
+
+def test_a_row_bears_the_name_that_its_suite_gave_it(tmp_path: Path) -> None:
+    write_run(tmp_path / "beta4_digits_0", "beta", model={"beta": 4.0})
+    write_run(tmp_path / "half_digits_0", "beta", model={"beta": 0.5}, title="beta half")
+    (board,) = boards_of(tmp_path)
+    assert {row.name for row in board.rows} == {"beta4", "beta half"}
+
+
+def test_older_code_and_protocols_are_marked(tmp_path: Path) -> None:
+    for name, day, commit, protocol in (("a", "2026-11-02", "new", "p2"), ("b", "2026-11-01", "old", "p1")):
+        metrics = {"psnr": {"value": 1.0, "protocol": protocol}}
+        history = [{"started": f"{day}T10:00:00+00:00"}]
+        write_run(tmp_path / name, name, metrics=metrics, commit=commit, history=history)
+    write_run(tmp_path / "c", "c", metrics={"psnr": {"value": 1.0, "protocol": "p2"}}, commit="new")
+    (board,) = boards_of(tmp_path)
+    assert {row.name: row.older for row in board.rows} == {"a": "", "b": "code, protocol of psnr", "c": ""}
+    assert {row.name: row.made for row in board.rows} == {"a": "2026-11-02", "b": "2026-11-01", "c": ""}
+
+
+def test_families_are_those_of_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    table = text[text.index("| family | names |") : text.index("The plain names are one objective")]
+    printed = dict(re.findall(r"^\| ([a-z ]+) \| (.*) \|$", table, re.M))
+    printed = {name: re.findall("`([^`]+)`", names.split(";")[0]) for name, names in printed.items() if "`" in names}
+    assert {name: list(variants) for name, variants in FAMILIES.items()} == printed
+
+
+EVIL = (
+    '</script><script>alert("1")</script>',
+    '"><img src=x onerror=alert(1)>',
+    "[a](javascript:alert(1))",
+    "=HYPERLINK(1)",
+    "\\input{/etc/passwd} $x$ & % # _ ^ ~",
+)
+
+
+def test_the_page_needs_no_network_and_no_file_trusts_a_text(tmp_path: Path) -> None:
     for number in range(15):
-        metrics = elbo(-number, protocol=evil)
-        write_run(tmp_path / "runs" / str(number), f"v{number}{evil}", metrics=metrics, command=evil)
-    page = build(tmp_path / "runs", tmp_path / "out")
-    assert evil not in page and html.escape(evil).replace("&quot;", "&#34;") in page
-    assert not re.search(r"""(src|href)=["']?(https?:)?//|url\(|@import""", page)
-    assert page.count("<script>") == 1
+        evil = EVIL[number % len(EVIL)]
+        metrics = elbo(-number, protocol=evil) | {evil: {"value": 1.0, "protocol": evil}}
+        more = {"command": evil, "commit": evil, "title": f"{evil} {number}", "dataset": EVIL[0]}
+        write_run(tmp_path / "runs" / str(number), f"v{number}{evil}", metrics=metrics, **more)
+    out = tmp_path / "out"
+    page = build(tmp_path / "runs", out)
+    assert EVIL[0] not in page and "<img src=x" not in page
+    assert any(row["name"] == f"{EVIL[0]} 0" for row in data_of(page)["boards"][0]["rows"])
+    ours = page.replace((Path(pictures.__file__).parent / "plot.js").read_text(encoding="utf-8"), "")
+    assert not re.search(r"""(src|href)=["']?(https?:)?//|url\(|@import""", ours)
+    assert "default-src 'none'" in page and page.count("<script") == 3
     assert len(page.encode()) < 1_000_000
+    markdown = (out / "leaderboard.md").read_text(encoding="utf-8")
+    assert not re.search(r"(?<!\\)<(script|img)", markdown)
+    assert not re.search(r"(?<!\\)\[a\]\(javascript", markdown)
+    tex = (out / "leaderboard.tex").read_text(encoding="utf-8")
+    assert "\\input" not in tex and "$x$" not in tex and r"\$x\$ \& \% \# \_" in tex
+    with (out / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
+        assert not [cell for line in csv.reader(file) for cell in line if cell.startswith(("=", "+", "@"))]
+
+
+def test_plots_are_written_as_files_where_that_is_asked_for(tmp_path: Path) -> None:
+    for number in range(3):
+        write_run(tmp_path / "runs" / str(number), f"v{number} $x$", metrics=many_metrics(number))
+    out = tmp_path / "out"
+    command = ["leaderboard", str(tmp_path / "runs"), "--out", str(out), "--format", "svg", "--format", "pdf"]
+    assert main(command) == 0
+    files = {path.name for path in (out / "plots").iterdir()}
+    assert {"digits-1-x-16-x-16-Samples.svg", "digits-1-x-16-x-16-Samples.pdf"} <= files
+    assert {"digits-1-x-16-x-16-distortion-against-rate.pdf"} <= files
+    drawn = (out / "plots" / "digits-1-x-16-x-16-Samples.svg").read_text(encoding="utf-8")
+    assert all(f">v{number} $x$<" in drawn for number in range(3))
+    assert main(command[:4]) == 0
 
 
 def test_pictures_are_made_small(tmp_path: Path) -> None:
     path = tmp_path / "noise.png"
     Image.effect_noise((900, 900), 90).convert("RGB").save(path)
-    assert len(leaderboard.embed(path)) * 3 / 4 < 1.3 * leaderboard.PICTURE_BYTES
-
-
-def rd(rate: float, distortion: float, **changes: Any) -> Metrics:
-    rows = {"kl": {"value": rate, "unit": "nats"}, "recon": {"value": distortion, "unit": "nats", "protocol": "bce"}}
-    return {name: row | changes for name, row in rows.items()} | elbo(-rate - distortion, **changes)
-
-
-def test_plots_show_each_row_where_its_numbers_are(tmp_path: Path) -> None:
-    points = {"a": (5.0, 90.0), "b": (10.0, 80.0), "c": (15.0, 75.0)}
-    for name, (rate, distortion) in points.items():
-        write_run(tmp_path / name, name, metrics=rd(rate, distortion), images_per_second=100.0 * rate)
-    (board,) = boards_of(tmp_path)
-    trade, cost = plots(board)
-    drawn = {point.label: (point.x, point.y) for point in trade.points}
-    assert drawn == {name: (trade.x.at(r), trade.y.at(d)) for name, (r, d) in points.items()}
-    assert drawn["a"][0] < drawn["b"][0] < drawn["c"][0] and drawn["a"][1] < drawn["b"][1] < drawn["c"][1]
-    for x1, y1, x2, y2 in trade.guides:  # the same ELBO at both ends
-        (left, right), (low, high) = trade.x.ends, trade.y.ends
-        scale_x, scale_y = (right - left) / (x2 - x1), (high - low) / (leaderboard.TOP - leaderboard.BOTTOM)
-        assert (x2 - x1) * scale_x + (y2 - y1) * scale_y == pytest.approx(0, abs=0.1)
-    assert sorted(cost.points, key=lambda p: p.x)[0].label == "c"  # the fastest
-    assert (cost.y.label, cost.x.label) == ("elbo (nats)", "training time (s)")
-
-
-def test_a_plot_never_mixes_protocols(tmp_path: Path) -> None:
-    for name, device in (("a", "cpu"), ("b", "cpu"), ("c", "cuda"), ("d", "cuda"), ("e", "mps")):
-        changes = {"protocol": "bce" if name in "ab" else "mse"}
-        write_run(tmp_path / name, name, metrics=rd(ord(name), 2.0, **changes), device=device)
-    (board,) = boards_of(tmp_path)
-    labels = [{point.label for point in plot.points} for plot in plots(board)]
-    assert labels == [{"c", "d", "e"}, {"a", "b"}, {"a", "b"}, {"c", "d"}]
-
-
-def test_rate_and_distortion_by_an_unknown_likelihood_are_not_compared(tmp_path: Path) -> None:
-    for name in "ab":
-        write_run(tmp_path / name, name, metrics=rd(1.0, 2.0, protocol=""))
-    (board,) = boards_of(tmp_path)
-    assert [plot.title for plot in plots(board)] == ["Quality and cost"]
-
-
-def test_labels_in_a_plot_keep_clear_of_each_other(tmp_path: Path) -> None:
-    for number in range(6):
-        write_run(tmp_path / str(number), f"variant_{number}", metrics=rd(10 + 4 * number, 90 - 0.2 * number))
-    (board,) = boards_of(tmp_path)
-    boxes = []
-    for point in plots(board)[0].points:
-        width = leaderboard.CHARACTER * len(point.label)
-        left = point.text_x - {"start": 0, "middle": 0.5, "end": 1}[point.anchor] * width
-        boxes.append((left, point.text_y - 10, left + width, point.text_y + 3))
-        assert left >= leaderboard.LEFT and left + width <= leaderboard.RIGHT
-    assert all(leaderboard._overlap(a, b) == 0 for i, a in enumerate(boxes) for b in boxes[:i])
-
-
-# --- In a browser
-
-PROBE = """<script>
-const said = [];
-addEventListener("error", event => said.push(String(event.message)));
-console.error = console.warn = (...words) => said.push(words.join(" "));
-addEventListener("load", () => {
-  const names = () => [...document.querySelectorAll("section")].map(s => [...s.querySelectorAll("tbody tr")].map(r =>
-    r.querySelector("th button").textContent).join(""));
-  const visible = () => [...document.querySelectorAll("section")].filter(s => s.offsetHeight > 0).length;
-  const heads = [...document.querySelector("thead").querySelectorAll("button")];
-  const head = heads.find(button => button.textContent.includes("elbo"));
-  const seen = {width: innerWidth, start: names()[0]};
-  head.click(); seen.first = names()[0]; seen.aria = head.parentElement.getAttribute("aria-sort");
-  head.click(); seen.second = names()[0];
-  heads[0].click(); seen.byName = names()[0];
-  head.click(); seen.missingLast = names()[0];
-  seen.all = visible();
-  document.querySelector("[data-filter=mnist]").click(); seen.filtered = visible();
-  document.querySelector("[data-filter='']").click(); seen.again = visible();
-  document.querySelector(".thumb").click();
-  const picture = document.querySelector("#viewer img");
-  seen.large = picture.clientWidth / document.querySelector(".thumb").clientWidth;
-  document.querySelector("#viewer form button").click(); seen.closed = !document.getElementById("viewer").open;
-  document.querySelector("tbody th button").click();
-  seen.config = document.querySelector("dialog[open] pre").textContent;
-  document.querySelector("dialog[open]").close();
-  seen.page = document.documentElement.scrollWidth; seen.scrolls = document.querySelector(".scroll").scrollWidth;
-  seen.said = said;
-  parent.document.body.insertAdjacentHTML("beforeend", "<pre class=seen>" + btoa(JSON.stringify(seen)) + "</pre>");
-});
-</script>"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> str:
-    found = next((path for name in ("chromium", "google-chrome", "chrome") if (path := shutil.which(name))), None)
-    return found or pytest.skip("chromium is not installed")
-
-
-def test_the_page_in_a_browser(tmp_path: Path, browser: str) -> None:
-    runs = tmp_path / "runs"
-    for name, value in (("a", -3.0), ("b", -1.0), ("c", -2.0)):
-        extra = {f"metric_{i}": {"value": 1000.0 + i} for i in range(12)}
-        write_run(runs / name, name, metrics=elbo(value) | extra)
-    write_run(runs / "none", "0", metrics={"other": {"value": 1.0}})
-    write_run(runs / "mnist", "a", dataset="mnist", image=[1, 28, 28])
-    page = build(runs, tmp_path / "out").replace("<head>", f"<head>{PROBE}")
-    frames = [f'<iframe width="{w}" height="800" srcdoc="{html.escape(page)}"></iframe>' for w in (390, 1440)]
-    (tmp_path / "frames.html").write_text(f'<!doctype html><meta charset="utf-8">{"".join(frames)}', encoding="utf-8")
-    command = [
-        *(browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
-        *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
-        *(f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=3000", "--window-size=1900,900"),
-        *("--dump-dom", (tmp_path / "frames.html").as_uri()),
-    ]
-    dom = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    seen = [json.loads(base64.b64decode(found)) for found in re.findall('<pre class="seen">(.*?)</pre>', dom)]
-    assert sorted(s["width"] for s in seen) == [390, 1440]
-    for s in seen:
-        assert s["said"] == []
-        assert (s["start"], s["first"], s["aria"], s["second"]) == ("bca0", "bca0", "descending", "acb0")
-        assert (s["byName"], s["missingLast"]) == ("0abc", "bca0")
-        assert (s["all"], s["filtered"], s["again"]) == (2, 1, 2)
-        assert s["large"] > 5 and s["closed"] and "name: b" in s["config"]
-        assert s["page"] <= s["width"]
-        assert s["scrolls"] > 700  # the table scrolls in its own box
+    assert len(pictures.embed(path)) * 3 / 4 < 1.3 * pictures.PICTURE_BYTES

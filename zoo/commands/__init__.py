@@ -16,7 +16,7 @@ from zoo.commands.drawing import run_interpolate, run_reconstruct, run_sample
 from zoo.commands.encoding import run_encode, run_score
 from zoo.commands.listings import KINDS, run_describe, run_list, run_listing
 from zoo.commands.parser import parse
-from zoo.commands.scoring import run_evaluate, run_leaderboard, run_papers, run_reference
+from zoo.commands.scoring import run_compare, run_evaluate, run_leaderboard, run_papers, run_reference
 from zoo.commands.settings import run_config
 from zoo.commands.training import run_suite, run_train
 from zoo.errors import DiskFull, Diverged, Undelivered, UserError
@@ -37,6 +37,7 @@ RUN = {
     "check": run_check,
     "suite": run_suite,
     "leaderboard": run_leaderboard,
+    "compare": run_compare,
     "reference": run_reference,
     "papers": run_papers,
     "configs": run_configs,

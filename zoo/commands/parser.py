@@ -27,6 +27,7 @@ EPILOG = """examples:
   python run.py check my_vae.py                                     try a variant of your own
   python run.py suite configs/suites/mnist.yaml                     a grid of variants, data sets and seeds
   python run.py leaderboard runs --out leaderboard                  compare all finished runs
+  python run.py compare runs/zoo/vamp_mnist_0 runs/zoo/mlp_mnist_0  in what two configs differ, and how sure that is
   python run.py reference runs/mlp_mnist_z20_s28_1                  hold a run against published numbers
   python run.py papers                                              published rows, and what became of them here
   python run.py cache --keep 2G                                     list decoded images, and make room
@@ -168,9 +169,18 @@ def parser(version: str = "") -> tuple[argparse.ArgumentParser, dict[str, Parser
     suite.add_argument("suite", type=Path, help="YAML file, such as configs/suites/quickstart.yaml")
     suite.add_argument("--shard", default="1/1", metavar="i/n", help="only every n-th run, from the i-th: 1/4 to 4/4")
 
-    leaderboard = commands.add_parser("leaderboard", help="compare the finished runs below a folder: HTML, .md, .csv")
+    leaderboard = commands.add_parser(
+        "leaderboard", help="compare all finished runs below a folder: HTML, .md, .csv, .tex"
+    )
     leaderboard.add_argument("runs", type=Path, help="searched with all its subfolders, such as runs/")
     leaderboard.add_argument("--out", type=Path, default=Path("leaderboard"), help="folder to write (leaderboard)")
+    leaderboard.add_argument(
+        "--format", action="append", default=[], choices=["svg", "pdf"], help="plots as files, too"
+    )
+
+    compare = commands.add_parser("compare", help="say in what two configs differ, with intervals, and what follows")
+    compare.add_argument("run_a", type=Path, help="a run's folder; those beside it of the same config are its seeds")
+    compare.add_argument("run_b", type=Path, help="another's")
 
     reference = commands.add_parser("reference", help="hold a run against published numbers of the same protocol")
     reference.add_argument("run", type=Path, help="the run's folder, such as runs/mlp_mnist_z20_s28_1")

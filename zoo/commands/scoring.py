@@ -22,7 +22,15 @@ def run_leaderboard(arguments: argparse.Namespace) -> int:
     """Write the leaderboard of finished runs."""
     from zoo.reports.leaderboard import write
 
-    write(arguments.runs, arguments.out)
+    write(arguments.runs, arguments.out, arguments.format)
+    return 0
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    """Compare two configs number by number."""
+    from zoo.reports.board.compare import compare
+
+    print(compare(arguments.run_a, arguments.run_b))
     return 0
 
 

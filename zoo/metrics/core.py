@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ from torch import Tensor
 from zoo.base import BaseVAE, Batch
 from zoo.config import Config
 from zoo.data import Data, Images, evaluation_batches
-from zoo.engine.validation import mean_terms
+from zoo.engine.validation import Terms, batch_terms
 from zoo.registry import Registry
 
 
@@ -31,6 +32,7 @@ class Score:
         n: How many images, samples or points it is computed from.
         split: The images it is computed from or compared with.
         sampler: What the samples were drawn from, for metrics of samples.
+        se: The standard error of the value, had other images been drawn; None where nobody knows it.
     """
 
     value: float
@@ -40,6 +42,23 @@ class Score:
     n: int
     split: str = "test"
     sampler: str | None = None
+    se: float | None = None
+
+
+def mean_score(values: Tensor, unit: str, higher_is_better: bool | None, protocol: str) -> Score:
+    """Average over images, and say how far that is from the mean over all there could be.
+
+    Args:
+        values: One an image, `[N]`.
+        unit: See `Score`, as of the others.
+        higher_is_better: Which way is up.
+        protocol: What must agree.
+    """
+    values = values.double()
+    se = (values.std() / len(values) ** 0.5).item() if len(values) > 1 else math.nan
+    return Score(
+        values.mean().item(), unit, higher_is_better, protocol, len(values), se=se if math.isfinite(se) else None
+    )
 
 
 @dataclass
@@ -78,11 +97,11 @@ class Subject:
             split, self.model, size, self.accelerator.process_index, self.accelerator.num_processes
         )
 
-    def mean_terms(self, split: Images) -> dict[str, float]:
-        """Average the terms of the model's loss over a split, over the test images once; see `mean_terms`."""
+    def terms(self, split: Images) -> Terms:
+        """Return the terms of the model's loss over a split's batches, of the test images once; see `batch_terms`."""
         if split is self.data.test and "terms of test images" in self.memo:
             return self.memo["terms of test images"]
-        terms = mean_terms(self.model, split, self.accelerator, self.config.eval_batch_size)
+        terms = batch_terms(self.model, split, self.accelerator, self.config.eval_batch_size)
         if split is self.data.test:
             self.memo["terms of test images"] = terms
         return terms

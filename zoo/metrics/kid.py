@@ -6,6 +6,7 @@ The unbiased squared maximum mean discrepancy with the kernel (x.y / F + 1)^3, a
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +35,16 @@ def kid(subject: Subject, *, extractor: str = "inception") -> dict[str, Score]:
     for sampler, fake in features.sampled(subject, network):
         size = min(SUBSET_SIZE, len(real), len(fake))
         how = f"kernel distance (x.y / F + 1)^3, mean of {SUBSETS} random subsets of {size}"
-        value = kernel_distance(real, fake)
-        scores[network.row("kid", "kd", sampler)] = features.sample_score(subject, network, sampler, value, how, False)
+        value, spread = kernel_distance(real, fake)
+        # Subsets of m of n images, without replacement: the whole varies by their spread, times m / (n - m).
+        least = min(len(real), len(fake))
+        score = features.sample_score(subject, network, sampler, value, how, False)
+        se = spread * (size / (least - size)) ** 0.5 if least > size else None
+        scores[network.row("kid", "kd", sampler)] = replace(score, se=se)
     return scores
 
 
-def kernel_distance(real: Tensor, fake: Tensor) -> float:
+def kernel_distance(real: Tensor, fake: Tensor) -> tuple[float, float]:
     """Average the squared discrepancy of 100 seeded subsets of 1000 features, or of as many as there are.
 
     Args:
@@ -47,7 +52,8 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
         fake: `[M, F]`.
 
     Returns:
-        Without unit; around 0, and so at times below it, for two samples of one distribution.
+        The mean, without unit; around 0, and so at times below it, for two samples of one distribution. And the
+        standard deviation over the subsets.
 
     Raises:
         UserError: for a set of fewer than two images.
@@ -65,4 +71,5 @@ def kernel_distance(real: Tensor, fake: Tensor) -> float:
     metric.update(real.double(), real=True)
     metric.update(fake.double(), real=False)
     torch.manual_seed(0)
-    return metric.compute()[0].item()
+    mean, spread = metric.compute()
+    return mean.item(), spread.item()

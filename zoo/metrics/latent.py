@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from zoo.data import Images
+from zoo.engine.validation import average
 from zoo.errors import DoesNotApply
 from zoo.metrics.core import Score, Subject, register_metric
 from zoo.metrics.likelihood import elbo_and_kl
@@ -96,7 +97,7 @@ def mutual_information(subject: Subject) -> dict[str, Score]:
     mu, logvar = _gaussians(subject)
     n = len(mu)
     mi = estimate_mutual_information(mu, logvar)
-    _, rate = elbo_and_kl(subject, _images(subject))
+    rate = average(elbo_and_kl(subject, _images(subject)))["kl"]
     protocol = f"aggregate posterior over N={n} images, one z per image, so at most log N = {math.log(n):.3f} nats"
     return {
         "mutual_information": Score(mi, "nats", None, f"E[log q(z|x) - log q(z)]; {protocol}", n),

@@ -17,8 +17,9 @@ from pydantic import Field
 
 from zoo.base import BaseVAE
 from zoo.data import Images
+from zoo.engine.validation import Terms, average, standard_error
 from zoo.errors import DoesNotApply
-from zoo.metrics.core import Score, Subject, register_metric
+from zoo.metrics.core import Score, Subject, mean_score, register_metric
 from zoo.parts.distributions import Likelihood
 
 Binarise = Literal["no", "dynamic", "fixed"]
@@ -75,43 +76,59 @@ def elbo(subject: Subject, *, binarise: Binarise = "no") -> dict[str, Score]:
         UserError: if the variant has no such terms, or its likelihood is not of binary pixels.
     """
     split, pixels = _images(subject, binarise)
-    bound, kl = elbo_and_kl(subject, split)
-    score = elbo_score(subject, bound, pixels)
+    terms = elbo_and_kl(subject, split)
+    bound, kl = (average(terms)[name] for name in ("elbo", "kl"))
+    score = elbo_score(subject, terms, pixels)
     protocol = score.protocol
     rows = {
         "elbo": score,
-        "distortion": Score(-bound - kl, "nats", False, f"{protocol}; -elbo - rate", len(split)),
-        "rate": Score(kl, "nats", None, f"{protocol}; the variant's own KL(q(z|x) || p(z))", len(split)),
+        "distortion": Score(
+            -bound - kl,
+            "nats",
+            False,
+            f"{protocol}; -elbo - rate",
+            len(split),
+            se=standard_error(terms, {"elbo": -1, "kl": -1}),
+        ),
+        "rate": Score(
+            kl,
+            "nats",
+            None,
+            f"{protocol}; the variant's own KL(q(z|x) || p(z))",
+            len(split),
+            se=standard_error(terms, {"kl": 1}),
+        ),
     }
     return {_row(name, binarise): score for name, score in rows.items()}
 
 
-def elbo_score(subject: Subject, value: float, pixels: str | None = None) -> Score:
+def elbo_score(subject: Subject, terms: Terms, pixels: str | None = None) -> Score:
     """Write down an ELBO over test images: the same row, whichever metric reports it.
 
     Args:
         subject: Of whom it is said.
-        value: Nats per image.
+        terms: Of the batches of test images, "elbo" among them.
         pixels: What the likelihood of a pixel means; by default, that of pixels as they are.
     """
     how = "one posterior sample per image; all constants of the likelihood included"
     protocol = f"{pixels or _pixels(subject)}{subject.given}; {how}"
-    return Score(value, "nats", True, protocol, len(subject.data.test))
+    value, se = average(terms)["elbo"], standard_error(terms, {"elbo": 1})
+    return Score(value, "nats", True, protocol, len(subject.data.test), se=se)
 
 
-def elbo_and_kl(subject: Subject, split: Images) -> tuple[float, float]:
-    """Return the means over a split of a variant's own "elbo" and "kl", nats per image; a collective.
+def elbo_and_kl(subject: Subject, split: Images) -> Terms:
+    """Return a variant's own terms over the batches of a split, "elbo" and "kl" among them, in nats; a collective.
 
     Raises:
         UserError: if its loss doesn't name them.
     """
-    terms = subject.mean_terms(split)
-    if not {"elbo", "kl"} <= terms.keys():
+    terms = subject.terms(split)
+    if not {"elbo", "kl"} <= terms[0][1].keys():
         raise DoesNotApply(
             f"the loss of {subject.config.model.name!r} does not report elbo and kl, so elbo, distortion, rate and "
             "mutual information can't be measured"
         )
-    return terms["elbo"], terms["kl"]
+    return terms
 
 
 @register_metric("nll", "importance-weighted negative log-likelihood of test images")
@@ -140,11 +157,10 @@ def nll(
     parts = {}
     for number, batch in subject.batches(split):
         parts[number] = -subject.model.log_likelihood(batch.x, k, batch.y)  # [B]
-    nats = subject.gather(parts).double().mean().item()
-
     image = subject.model.image
     protocol += f"{subject.given}; {k} importance samples from q(z|x)"
-    rows = {"nll": Score(nats, "nats", False, protocol, len(split))}
+    score = mean_score(subject.gather(parts), "nats", False, protocol)
+    rows = {"nll": score}
     spacing, unit = 1.0, "; nats / (pixels ln 2)"
     if not _likelihood(subject).of_levels:
         low, high = image.range
@@ -152,8 +168,9 @@ def nll(
         unit += f" - log2({high - low:g}/255): density times the spacing of the 256 levels, pixels not dequantised"
     elif _likelihood(subject).kind == "bce" and binarise == "no" and not are_binary(subject):
         return rows  # what is no probability has no bits
-    bits = bits_per_dim(nats, image.pixels, spacing)
-    rows["bits_per_dim"] = Score(bits, "bits/dim", False, protocol + unit, len(split))
+    bits = bits_per_dim(score.value, image.pixels, spacing)
+    se = None if score.se is None else bits_per_dim(score.se, image.pixels)
+    rows["bits_per_dim"] = Score(bits, "bits/dim", False, protocol + unit, len(split), se=se)
     return {_row(name, binarise): score for name, score in rows.items()}
 
 

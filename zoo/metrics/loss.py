@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from zoo.engine.validation import average, standard_error
 from zoo.metrics.core import Score, Subject, register_metric
 from zoo.metrics.likelihood import drawn, elbo_score
 
@@ -16,7 +17,8 @@ def loss(subject: Subject) -> dict[str, Score]:
     `results.json` under "terms".
     """
     test, model = subject.data.test, subject.model
-    terms = subject.mean_terms(test)
+    batches = subject.terms(test)
+    terms = average(batches)
     low, high = model.image.range
     likelihood = getattr(model, "likelihood", None)
     decoded = f", likelihood {likelihood.kind!r}" if likelihood is not None else ""
@@ -24,13 +26,14 @@ def loss(subject: Subject) -> dict[str, Score]:
     rows = {}
     for name in [name for name in terms if name in NAMED]:
         if name == "elbo":
-            rows[name] = elbo_score(subject, terms[name])
+            rows[name] = elbo_score(subject, batches)
             continue
         protocol = f"pixels in [{low:g}, {high:g}]{decoded}{given}; one posterior sample per image"
         protocol += "; as the training loss has it"
         protocol += f"; {drawn(subject)}" if drawn(subject) else ""
         if name in model.batch_terms:
             protocol += f"; over batches of {subject.config.eval_batch_size}"
-        rows[name] = Score(terms[name], "nats", None, protocol, len(test))
+        se = None if name in model.batch_terms else standard_error(batches, {name: 1})
+        rows[name] = Score(terms[name], "nats", None, protocol, len(test), se=se)
     subject.notes["terms"] = {name: value for name, value in terms.items() if name not in NAMED}
     return rows

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from zoo.errors import DoesNotApply, UserError
 from zoo.metrics import features
-from zoo.metrics.core import Score, Subject, register_metric
-from zoo.metrics.fid import frechet_distance, protocol
+from zoo.metrics.core import Score, Subject, mean_score, register_metric
+from zoo.metrics.fid import frechet_distance, protocol, standard_error
 from zoo.nets.pretrained import Perceptual
 from zoo.parts.similarity import WINDOW, scale_weights
 from zoo.pictures.of_models import to_unit
@@ -157,8 +157,8 @@ def rfid(subject: Subject, *, extractor: str = "inception") -> dict[str, Score]:
     real = features.reference_features(subject, network)
     recon = features.reconstruction_features(subject, network)
     how = f"{protocol(real, recon)}; {network.protocol}; posterior mean reconstructions of the first {len(recon)} test "
-    value = frechet_distance(real, recon)
-    return {network.row("rfid", "rfd"): Score(value, "", False, f"{how}images against these", len(recon))}
+    value, se = frechet_distance(real, recon), standard_error(real, recon)
+    return {network.row("rfid", "rfd"): Score(value, "", False, f"{how}images against these", len(recon), se=se)}
 
 
 def _size(subject: Subject) -> int:
@@ -173,6 +173,5 @@ def _image_mean(subject: Subject, compare: Compare, unit: str, higher_is_better:
     for number, batch in subject.batches(test):
         recon, image = (to_unit(x, model.image.range) for x in (model.reconstruct(batch.x, batch.y), batch.x))
         parts[number] = compare(recon, image)
-    values = subject.gather(parts).double()
     shared = "mean over images, posterior mean reconstruction, pixels in [0, 1]"  # as every run's own PSNR has it
-    return Score(values.mean().item(), unit, higher_is_better, f"{shared}; {how}" if how else shared, len(values))
+    return mean_score(subject.gather(parts), unit, higher_is_better, f"{shared}; {how}" if how else shared)

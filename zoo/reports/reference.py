@@ -37,12 +37,19 @@ class Metric(BaseModel):
     """One number of a `results.json` and its protocol; see `zoo.metrics.core.Score`."""
 
     value: Measured
+    se: Annotated[Number, Field(ge=0)] | None = None
     unit: Word = ""
     higher_is_better: bool | None = None
     protocol: Word = ""
     n: WholeNumber | None = None
     split: Word = ""
     sampler: Word | None = None
+
+
+class Life(BaseModel):
+    """A start of a run, of its `history`."""
+
+    started: Word = ""
 
 
 class Results(BaseModel):
@@ -68,6 +75,7 @@ class Results(BaseModel):
     processes: WholeNumber = 1
     precision: Word = "unknown"
     command: Word = ""
+    history: list[Life] = []
     benchmarked: dict[str, str] = {}
 
 

@@ -1,0 +1,159 @@
+"""How sure a board is: intervals, ties and differences on simulated runs, and against other implementations."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from statistics import fmean, stdev
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from zoo.commands import main
+from zoo.engine.validation import standard_error
+from zoo.metrics import fid
+from zoo.metrics.core import mean_score
+from zoo.metrics.kid import kernel_distance
+from zoo.reports.board.rows import Board, build_boards
+from zoo.reports.board.statistics import difference, holm, interval, mean_ranks, shown_worse
+from zoo.reports.reference import Metric, Results, Run
+
+BOARDS = 1000
+
+
+def simulated(truth: dict[str, float], seeds: int, chance: np.random.Generator) -> Board:
+    """A board of runs whose numbers lie around a known truth, each row with a spread of its own."""
+    runs = []
+    for number, (name, mean) in enumerate(truth.items()):
+        for seed, value in enumerate(mean + (1 + number) * chance.standard_normal(seeds)):
+            metric = Metric(value=float(value), higher_is_better=True)
+            results = Results(
+                variant=name, dataset="made up", image=(1, 8, 8), seed=seed, config_hash=name, metrics={"m": metric}
+            )
+            runs.append(Run(Path(f"{name}_{seed}"), results, {"model.name": name}))
+    (board,) = build_boards(runs, [])
+    return board
+
+
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_intervals_hold_the_truth_and_ties_are_ties(seeds: int) -> None:
+    """As often as is promised: 93 to 97 % of intervals; a tie is called one in 95 % of pairs, but for chance."""
+    chance = np.random.default_rng(seeds)
+    held, ties = [], 0
+    for _ in range(BOARDS):
+        board = simulated({"a": 5.0, "b": 5.0}, seeds, chance)
+        cells = [cell for row in board.rows for cell in row.cells.values()]
+        for between in (cell.interval for cell in cells):
+            assert between is not None
+            held.append(between.low <= 5 <= between.high)
+        ties += all(cell.best for cell in cells)
+    assert 0.93 <= fmean(held) <= 0.97
+    assert ties / BOARDS >= 0.95 - 2 * math.sqrt(0.95 * 0.05 / BOARDS)
+
+
+def test_a_difference_of_three_standard_errors_is_found() -> None:
+    """In four boards of five, with sixteen seeds; with three seeds Welch's test has not the degrees of freedom."""
+    chance, seeds = np.random.default_rng(0), 16
+    apart = 3 * math.sqrt((1 + 2**2) / seeds)  # the rows' standard deviations are 1 and 2
+    found = 0
+    for _ in range(BOARDS):
+        board = simulated({"better": apart, "worse": 0.0}, seeds, chance)
+        best = {row.name: cell.best for row in board.rows for cell in row.cells.values()}
+        found += best == {"better": True, "worse": False}
+    assert found / BOARDS >= 0.8
+
+
+def test_with_many_equal_rows_the_best_is_seldom_denied() -> None:
+    """The correction for the number of rows holds: all are the best, and each is called so nearly always."""
+    chance = np.random.default_rng(3)
+    wrong = 0
+    for _ in range(200):
+        worse = shown_worse(chance.standard_normal((20, 4)).tolist(), higher_is_better=False)
+        assert worse is not None
+        wrong += sum(worse)
+    assert wrong / (200 * 20) < 0.05
+
+
+def test_the_numbers_are_scipys() -> None:
+    a, b = [1.0, 2.0, 4.0], [3.0, 3.5, 5.0, 9.0]
+    found = difference(a, b)
+    theirs = stats.ttest_ind(a, b, equal_var=False)
+    assert found is not None and found.p == pytest.approx(theirs.pvalue, rel=1e-9)
+    assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval(0.95)), rel=1e-9)
+    between = interval(b)
+    expected = stats.t.interval(0.95, 3, fmean(b), stdev(b) / 2)
+    assert between is not None and (between.low, between.high) == pytest.approx(expected, rel=1e-9)
+
+
+def test_holm_stops_at_the_first_that_may_be_chance() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == [True, False, False, True]
+    assert holm([0.001, 0.02, 0.03]) == [True, True, True]
+    assert holm([]) == []
+
+
+def test_mean_ranks_and_their_critical_difference_are_demsars() -> None:
+    """Demšar 2006, table 6 and section 3.2.2: four classifiers, fourteen data sets, CD = 2.569 sqrt(4·5/(6·14))."""
+    blocks = [[1.0, 2.0, 3.0, 4.0]] * 13 + [[2.0, 2.0, 1.0, 4.0]]
+    ranks = mean_ranks(blocks)
+    assert ranks is not None and ranks.critical == pytest.approx(1.25, abs=0.005)
+    assert ranks.means == pytest.approx([(13 + 2.5) / 14, (26 + 2.5) / 14, (39 + 1) / 14, 4])
+    assert mean_ranks(blocks[:1]) is None
+
+
+def test_scores_know_their_standard_error() -> None:
+    """Means over images, means of batches, Fréchet and kernel distances: all against many draws anew."""
+    torch.manual_seed(0)
+    values = torch.randn(400) * 3
+    score = mean_score(values, "", True, "")
+    assert score.se == pytest.approx(3 / 20, rel=0.1) and score.value == pytest.approx(values.mean().item(), abs=1e-6)
+    assert mean_score(values[:1], "", True, "").se is None
+    errors = [
+        standard_error([(50, {"x": float(v.mean())}) for v in draw.split(50)], {"x": 2.0})
+        for draw in torch.randn(200, 600).unbind()
+    ]
+    assert fmean(e for e in errors if e is not None) == pytest.approx(2 / math.sqrt(600), rel=0.1)
+    assert standard_error([(50, {"x": 1.0})] * 7, {"x": 1.0}) is None
+
+
+def test_the_error_of_a_frechet_distance_is_that_of_drawing_anew() -> None:
+    torch.manual_seed(0)
+    draws = [(torch.randn(400, 4), torch.randn(400, 4) + 1) for _ in range(60)]
+    spread = stdev(fid.frechet_distance(*draw) for draw in draws)
+    errors = [error for draw in draws[:20] if (error := fid.standard_error(*draw)) is not None]
+    assert fmean(errors) == pytest.approx(spread, rel=0.3)
+    assert fid.standard_error(torch.randn(39, 4), torch.randn(400, 4)) is None
+
+
+def test_two_configs_are_compared_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.test_leaderboard import elbo, write_run
+
+    for seed in range(3):
+        more = {"psnr": {"value": 20.0 + seed, "higher_is_better": True, "unit": "dB"}}
+        write_run(tmp_path / f"good_digits_{seed}", "good", seed, elbo(-10.0 - seed / 100) | more)
+        write_run(tmp_path / f"bad_digits_{seed}", "bad", seed, elbo(-20.0 - seed / 100) | more)
+    write_run(tmp_path / "once", "once", 0, elbo(-15.0, se=0.1))
+    write_run(tmp_path / "again", "again", 0, elbo(-15.1, se=0.1))
+    assert main(["compare", str(tmp_path / "bad_digits_1"), str(tmp_path / "good_digits_0")]) == 0
+    said = capsys.readouterr().out
+    assert "bad (seeds 0, 1, 2)" in said and "elbo: good is better than bad, by 9.98 to 10.02 nats." in said
+    assert "psnr: not told apart; the truth may lie anywhere from -2.27 to +2.27." in said
+    assert main(["compare", str(tmp_path / "once"), str(tmp_path / "again")]) == 0
+    said = capsys.readouterr().out
+    assert "elbo: not told apart" in said and "how much another seed would differ is not known" in said
+    assert main(["compare", str(tmp_path / "once"), str(tmp_path / "good_digits_0")]) == 0
+    assert "nothing follows" in capsys.readouterr().out
+    assert main(["compare", str(tmp_path / "bad_digits_1"), str(tmp_path / "bad_digits_0")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_the_error_of_a_kernel_distance_follows_from_its_subsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    from zoo.metrics import kid
+
+    monkeypatch.setattr(kid, "SUBSET_SIZE", 60)
+    draw = torch.Generator().manual_seed(0)  # kernel_distance seeds torch's own
+    pairs = [[torch.randn(240, 8, generator=draw) + mean for mean in (0, 1)] for _ in range(25)]
+    found = [kernel_distance(*pair) for pair in pairs]
+    estimated = fmean(spread for _, spread in found) * math.sqrt(60 / (240 - 60))
+    assert estimated == pytest.approx(stdev(mean for mean, _ in found), rel=0.5)

@@ -1,0 +1,114 @@
+"""Two configs number by number: `python run.py compare runs/zoo/vamp_mnist_0 runs/zoo/mlp_mnist_0`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from zoo.errors import UserError
+from zoo.files import RESULTS_FILE
+from zoo.reports.board.rows import Board, Cell, Column, Row, build_boards
+from zoo.reports.board.statistics import LEVEL, Difference, difference, holm
+from zoo.reports.reference import Run, read_run
+
+
+def compare(a: Path, b: Path) -> str:
+    """Say in what two configs differ, with intervals, and what follows.
+
+    Each is named by the folder of one of its runs; those beside it of the same config are its other seeds.
+
+    Raises:
+        UserError: if one is no finished run, both are one config, or nothing was measured of both.
+    """
+    first, second = _seeds(a), _seeds(b)
+    boards = build_boards([*first, *second], [])
+    if len(boards) > 1:
+        raise UserError(
+            f"{a} and {b} can't be compared: one was measured on {boards[0].title}, one on {boards[1].title}"
+        )
+    (board,) = boards
+    if len(board.rows) == 1:
+        raise UserError(f"{a} and {b} are one config: name runs of two")
+    rows = sorted(board.rows, key=lambda row: row.runs[0].results.config_hash != first[0].results.config_hash)
+    columns = [column for column in board.columns if all(column in row.cells for row in rows)]
+    if not columns:
+        raise UserError(f"{a} and {b} can't be compared: no metric was measured of both by one protocol")
+    return "\n".join(_report(board, rows, columns))
+
+
+def _seeds(folder: Path) -> list[Run]:
+    """Return the run in a folder, and the others beside it of the same config."""
+    run = read_run(folder)
+    runs = {run.results.seed: run}
+    beside = folder.absolute().parent
+    for name in sorted(os.listdir(beside)):
+        if (beside / name / RESULTS_FILE).is_file():
+            try:
+                other = read_run(beside / name)
+            except UserError:  # not what was asked about
+                continue
+            same = [(r.results.variant, r.results.dataset, r.results.config_hash) for r in (run, other)]
+            if same[0] == same[1]:
+                runs.setdefault(other.results.seed, other)
+    return [runs[seed] for seed in sorted(runs)]
+
+
+def _report(board: Board, rows: list[Row], columns: list[Column]) -> list[str]:
+    cells = [[row.cells[column] for row in rows] for column in columns]
+    found = [difference(x.values, y.values, (x.errors, y.errors)) for x, y in cells]
+    ranked = [d for d, column in zip(found, columns, strict=True) if d is not None and column.ranked]
+    significant = {id(d) for d, is_so in zip(ranked, holm([d.p for d in ranked]), strict=True) if is_so}
+    names = [f"{row.name} ({_count(row)})" for row in rows]
+    lines = [["", *names, f"difference, {100 * LEVEL:.0f} % interval", "p"]]
+    sentences = []
+    for column, pair, d in zip(columns, cells, found, strict=True):
+        head = " ".join(filter(None, (board.headings[column], column.arrow, column.unit)))
+        lines.append([head, *(board.text(row, column) for row in rows), *_difference(board, column, pair, d)])
+        if column.ranked:
+            sentences.append(_sentence(board, rows, column, d, d is not None and id(d) in significant))
+    widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
+    table = [
+        "  ".join(t.rjust(w) if i else t.ljust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    ]
+    return [board.title, *(line.rstrip() for line in table), "", *sentences, *_caution(found)]
+
+
+def _count(row: Row) -> str:
+    return f"seed{'' if len(row.seeds) == 1 else 's'} {', '.join(map(str, row.seeds))}"
+
+
+def _difference(board: Board, column: Column, pair: list[Cell], d: Difference | None) -> tuple[str, str]:
+    digits = board.decimals[column]
+    if d is not None and d.low == d.high:  # counts that no seed moves
+        return f"{d.value:+,.{digits}f}", ""
+    if d is None:
+        return f"{pair[0].mean - pair[1].mean:+,.{digits}f}, unknown how sure", ""
+    p = "< 0.001" if d.p < 0.001 else f"{d.p:.3f}"
+    return f"{d.value:+,.{digits}f} ({d.low:+,.{digits}f} to {d.high:+,.{digits}f})", p
+
+
+def _sentence(board: Board, rows: list[Row], column: Column, d: Difference | None, significant: bool) -> str:
+    name, digits = board.headings[column], board.decimals[column]
+    if d is None:
+        return f"{name}: nothing follows, as one run has neither a second seed nor a known standard error."
+    if not significant and d.p < 1 - LEVEL:
+        return f"{name}: told apart if it were the only metric (p = {d.p:.3f}), but not among so many."
+    if not significant:
+        return f"{name}: not told apart; the truth may lie anywhere from {d.low:+,.{digits}f} to {d.high:+,.{digits}f}."
+    better, worse = rows if (d.value > 0) == column.higher_is_better else rows[::-1]
+    ends = sorted(abs(end) for end in (d.low, d.high))
+    unit = f" {column.unit}" if column.unit else ""
+    return (
+        f"{name}: {better.name} is better than {worse.name}, by {ends[0]:,.{digits}f} to {ends[1]:,.{digits}f}{unit}."
+    )
+
+
+def _caution(found: list[Difference | None]) -> list[str]:
+    lines = ["Welch's test over seeds where both have two or more; Holm's correction for the number of metrics."]
+    if any(d is not None and d.over == "images" for d in found):
+        lines.append(
+            "With one seed the two trained models are compared, over test images: how much another seed would differ "
+            "is not known."
+        )
+    return ["", *lines]

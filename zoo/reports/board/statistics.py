@@ -1,0 +1,214 @@
+"""How sure a board is of its numbers: intervals, ties, and mean ranks. Everything at 95 %.
+
+An interval speaks of what another seed would give where there are three seeds or more (Student's t). With fewer it
+speaks of what other test images would give, by the standard error that a run's results hold; with neither there is
+none.
+
+A row is *shown worse* if some row with two seeds or more has a better mean, and the difference is no chance: Welch's
+test over seeds (Welch 1947, Biometrika 34), two-sided, against each other row of the column, with Holm's correction
+(1979, Scand. J. Statist. 6), of which one rejection needs the first step alone: the smallest p-value times the number
+of tests. So the true best is among the rows not shown worse with at least 95 % (Hsu 1984, Ann. Statist. 12). A row of
+one seed has no spread of its own: it is compared by the spread that the column's other rows have over seeds, all
+together, and shows no other row to be worse.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+import numpy as np
+
+LEVEL = 0.95
+LEAST_SEEDS = 3  # for an interval over seeds
+
+
+@dataclass(frozen=True)
+class Interval:
+    """From where to where a number may lie, with 95 % confidence.
+
+    Attributes:
+        low: Its lower end.
+        high: Its upper end.
+        over: What varies: "seeds" or "images".
+    """
+
+    low: float
+    high: float
+    over: str
+
+    @property
+    def half(self) -> float:
+        """Half of its width."""
+        return (self.high - self.low) / 2
+
+
+def interval(values: Sequence[float], errors: Sequence[float | None] = ()) -> Interval | None:
+    """Return the interval of a mean over seeds; None where nothing tells how sure it is, or nothing varies.
+
+    Args:
+        values: One a seed.
+        errors: The standard error of each over test images, or resampled ones, where it is known. All seeds are scored
+            by the same images, so that more of them make these errors no smaller.
+    """
+    from scipy.special import ndtri, stdtrit
+
+    if not values or not all(map(math.isfinite, values)):
+        return None
+    mean, above = fmean(values), (1 + LEVEL) / 2
+    known = [error for error in errors if error is not None and math.isfinite(error)]
+    if len(values) >= LEAST_SEEDS:
+        if len(set(values)) == 1:  # a count that no seed moves
+            return None
+        half, over = float(stdtrit(len(values) - 1, above)) * stdev(values) / math.sqrt(len(values)), "seeds"
+    elif len(known) == len(values) and any(known):
+        half, over = float(ndtri(above)) * fmean(known), "images"
+    else:
+        return None
+    return Interval(mean - half, mean + half, over)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Of two means, the first minus the second.
+
+    Attributes:
+        value: The difference.
+        low: Lower end of its interval.
+        high: Upper end of its interval.
+        p: How often chance alone gives one as large, two-sided.
+        over: What varies: "seeds" or "images".
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+    over: str
+
+
+def difference(
+    a: Sequence[float], b: Sequence[float], errors: tuple[Sequence[float | None], Sequence[float | None]] = ((), ())
+) -> Difference | None:
+    """Compare two rows: Welch over seeds where both have two or more, else over test images by their standard errors.
+
+    Over images, the two are taken as independent: as they are scored by the same ones, that errs on the safe side.
+
+    Returns:
+        None where neither is possible.
+    """
+    from scipy.special import ndtr, ndtri, stdtr, stdtrit
+
+    if not a or not b or not all(map(math.isfinite, (*a, *b))):
+        return None
+    value = fmean(a) - fmean(b)
+    if len(a) > 1 and len(b) > 1:
+        error, df = (float(part[0]) for part in _welch(*(np.array([f(x)]) for x in (a, b) for f in (len, _variance))))
+        if error == 0:
+            return Difference(value, value, value, float(value == 0), "seeds")
+        half = float(stdtrit(df, (1 + LEVEL) / 2)) * error
+        return Difference(value, value - half, value + half, 2 * float(stdtr(df, -abs(value) / error)), "seeds")
+    known = [[e for e in of_row if e is not None and math.isfinite(e)] for of_row in errors]
+    if not all(known) or not any(known[0] + known[1]):
+        return None
+    error = math.hypot(fmean(known[0]), fmean(known[1]))
+    half = float(ndtri((1 + LEVEL) / 2)) * error
+    return Difference(value, value - half, value + half, 2 * float(ndtr(-abs(value) / error)), "images")
+
+
+def holm(ps: Sequence[float]) -> list[bool]:
+    """Say which of several p-values are no chance, with Holm's correction for their number."""
+    rejected = [False] * len(ps)
+    for rank, i in enumerate(sorted(range(len(ps)), key=lambda i: ps[i])):
+        if ps[i] * (len(ps) - rank) >= 1 - LEVEL:
+            break
+        rejected[i] = True
+    return rejected
+
+
+def _variance(values: Sequence[float]) -> float:
+    return stdev(values) ** 2 if len(values) > 1 else math.nan
+
+
+def _welch(n: np.ndarray, s: np.ndarray, m: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the standard error of a difference of means, and its degrees of freedom: counts n, m; variances s, t."""
+    a, b = s / n, t / m
+    with np.errstate(invalid="ignore", divide="ignore"):
+        df = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (m - 1))
+    return np.sqrt(a + b), df
+
+
+def shown_worse(rows: Sequence[Sequence[float]], higher_is_better: bool) -> list[bool] | None:
+    """Say of each row of a column whether some other is shown to be better.
+
+    Args:
+        rows: Each row's values, one a seed; those with one that is not finite are worse than any other.
+        higher_is_better: Which way is better.
+
+    Returns:
+        None if no row has two seeds, so that nothing can be said.
+    """
+    from scipy.special import stdtr
+
+    whole = [bool(values) and all(map(math.isfinite, values)) for values in rows]
+    some = [values for values, good in zip(rows, whole, strict=True) if good]
+    n = np.array([len(values) for values in some])
+    if len(some) < 2 or n.max() < 2:
+        return None
+    sign = 1 if higher_is_better else -1
+    mean = sign * np.array([fmean(values) for values in some])
+    variance = np.array([_variance(values) for values in some])
+    several = n > 1
+    df_all = (n[several] - 1).sum()
+    pooled = ((n[several] - 1) * variance[several]).sum() / df_all
+    better = np.flatnonzero(several)  # who can show another to be worse
+    verdicts = []
+    for i in range(len(some)):
+        if several[i]:
+            error, df = _welch(n[better], variance[better], n[i], variance[i])
+        else:
+            error, df = np.sqrt(pooled * (1 / n[better] + 1)), np.full(len(better), float(df_all))
+        ahead = mean[better] - mean[i]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            p = np.where(error > 0, 2 * stdtr(np.where(error > 0, df, 1), -np.abs(ahead / error)), 0.0)
+        p = p[ahead > 0]
+        verdicts.append(bool(len(p)) and float(p.min()) * (len(some) - 1) < 1 - LEVEL)
+    told = iter(verdicts)
+    return [next(told) if good else True for good in whole]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Mean ranks of rows over blocks (metrics, or data sets), 1 the best. Demšar 2006, JMLR 7.
+
+    Attributes:
+        means: A mean rank for each row.
+        critical: By how much two of them must differ at least to be told apart (Nemenyi).
+        blocks: Over how many.
+    """
+
+    means: list[float]
+    critical: float
+    blocks: int
+
+
+def mean_ranks(blocks: Sequence[Sequence[float]]) -> Ranks | None:
+    """Rank rows within each block, and average.
+
+    Args:
+        blocks: Each a badness a row, the lower the better; ties share their ranks.
+
+    Returns:
+        None for fewer than two blocks or three rows.
+    """
+    from scipy.stats import rankdata, studentized_range
+
+    if len(blocks) < 2 or len(blocks[0]) < 3:
+        return None
+    n, k = len(blocks), len(blocks[0])
+    means = np.mean([rankdata(block) for block in blocks], axis=0)
+    # Above a hundred groups the quantile takes seconds and hardly moves.
+    q = float(studentized_range.ppf(LEVEL, min(k, 100), math.inf)) / math.sqrt(2)
+    return Ranks(means.tolist(), q * math.sqrt(k * (k + 1) / (6 * n)), n)
