@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -53,7 +54,8 @@ def _copy(run: Path, folder: Path) -> None:
     config["out"] = None
     config["data"]["root"] = None  # where the data lies is nobody else's business
     (folder / CONFIG_FILE).write_text(yaml.safe_dump(config, sort_keys=False))
-    (folder / RESULTS_FILE).write_text(json.dumps(json.loads((run / RESULTS_FILE).read_text()), indent=1) + "\n")
+    results = re.sub(r"(?<=--config )\S*/configs/", "configs/", (run / RESULTS_FILE).read_text())  # nor is the project
+    (folder / RESULTS_FILE).write_text(json.dumps(json.loads(results), indent=1) + "\n")
     rows = [json.loads(line) for line in read_lines(run / METRICS_FILE)]
     kept = [
         {key: row[key] for key in LOGGED if key in row} for row in rows if {"val/loss", "train/epoch_loss"} & row.keys()

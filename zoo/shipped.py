@@ -33,3 +33,10 @@ def find_config(name: str | Path, beside: Path = Path(), below: str = "") -> Pat
 
 def _shared() -> list[str]:
     return [f"_base/{name}" for name in config_names("_base")]
+
+
+def as_told(path: Path) -> str:
+    """Return a config's name, if it is the zoo's, else its path from here, or as it is: what a command shows others."""
+    if path.is_relative_to(CONFIGS):
+        return path.relative_to(CONFIGS).with_suffix("").as_posix()
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

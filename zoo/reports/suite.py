@@ -36,7 +36,7 @@ from zoo.errors import UserError
 from zoo.files import CONFIG_FILE, read_text
 from zoo.processes import end_with_parent
 from zoo.reports.reference import Run, read_run
-from zoo.shipped import SUITES, config_names, find_config
+from zoo.shipped import SUITES, as_told, config_names, find_config
 
 PROGRAM = [sys.executable, "-m", "zoo"]
 LOG_FILE = "suite.log"
@@ -82,7 +82,7 @@ class Job:
     @property
     def command(self) -> list[str]:
         """What is executed."""
-        return [*PROGRAM, "--config", str(self.base), "--resume", *self.overrides]
+        return [*PROGRAM, "--config", as_told(self.base), "--resume", *self.overrides]
 
     def finished(self) -> bool:
         """Whether its folder holds the finished run, with every metric that is asked for.
