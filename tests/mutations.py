@@ -1001,8 +1001,8 @@ MUTATIONS = (
     ),
     plant(
         "engine/validation.py",
-        "term * len(batch.x)",
-        "term * batch_size",
+        "len(batch.x), model.loss(batch)",
+        "batch_size, model.loss(batch)",
         "test_train::test_evaluation_weighs_every_image_once_and_ends_schedules",
     ),
     # ---- splits, samplers of images, pixels

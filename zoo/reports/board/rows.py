@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean, stdev
@@ -76,11 +76,7 @@ class Column:
     @property
     def kind(self) -> str:
         """Of what distribution it is the likelihood, as its protocol begins; "" of what is no likelihood."""
-        if not LIKELIHOOD.fullmatch(self.name):
-            return ""
-        first, *more = self.protocol.split("; ")
-        more = [part for part in more if part == "given the label" or part.startswith("pixels binarised")]
-        return "; ".join([first.partition(": ")[0] or "a likelihood that was not written down", *more])
+        return _kind(self.protocol) if LIKELIHOOD.fullmatch(self.name) else ""
 
     @property
     def is_cost(self) -> bool:
@@ -155,6 +151,11 @@ class Row:
         return run.results.title or (
             printable(run.folder.name).removesuffix(end) if run.folder.name.endswith(end) else ""
         )
+
+    @cached_property
+    def kinds(self) -> list[str]:
+        """The kinds of likelihood that it has."""
+        return sorted({column.kind for column in self.cells if column.kind})
 
     @property
     def family(self) -> str:
@@ -425,6 +426,13 @@ def _mark(column: Column, key: str) -> str:
     if key == "n":
         return f"n={value:,}" if value else ""
     return kind_mark(value) if key == "kind" else str(value)
+
+
+@lru_cache
+def _kind(protocol: str) -> str:
+    first, *more = protocol.split("; ")
+    more = [part for part in more if part == "given the label" or part.startswith("pixels binarised")]
+    return "; ".join([first.partition(": ")[0] or "a likelihood that was not written down", *more])
 
 
 def kind_mark(kind: str) -> str:
