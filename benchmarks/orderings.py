@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from zoo.errors import UserError
-from zoo.reports.board.rows import find_runs
+from zoo.reports.board.reading import find_runs
 from zoo.reports.reference import Run
 
 

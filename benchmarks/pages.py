@@ -17,7 +17,8 @@ from zoo.documentation import Documentation, document
 from zoo.errors import UserError
 from zoo.files import CONFIG_FILE
 from zoo.reports.board.pictures import PICTURES, link
-from zoo.reports.board.rows import Board, Column, Row, build_boards, find_runs
+from zoo.reports.board.reading import build_boards, find_runs
+from zoo.reports.board.rows import Board, Column, Row
 
 INDEX_METRICS = ("fd_lenet", "fd_lenet@gmm10", "nll", "elbo", "psnr")
 HEAD = "<!-- written by `python -m benchmarks.pages`: edit the variant's own file instead -->"

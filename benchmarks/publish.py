@@ -21,7 +21,7 @@ from zoo.errors import UserError
 from zoo.files import CONFIG_FILE, RESULTS_FILE
 from zoo.reports import leaderboard
 from zoo.reports.board.pictures import PICTURES
-from zoo.reports.board.rows import build_boards, find_runs
+from zoo.reports.board.reading import build_boards, find_runs
 from zoo.reports.reference import Run
 
 PICTURE_SIDE = 560  # pixels

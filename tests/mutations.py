@@ -1248,8 +1248,8 @@ MUTATIONS = (
     ),
     plant(
         "engine/validation.py",
-        "term * len(batch.x)",
-        "term * batch_size",
+        "len(batch.x), model.loss(batch)",
+        "batch_size, model.loss(batch)",
         "test_train::test_evaluation_weighs_every_image_once_and_ends_schedules",
     ),
     # ---- splits, samplers of images, pixels
@@ -1424,6 +1424,19 @@ MUTATIONS = (
         'in ("dynamic", "fixed")',
         'in ("dynamic", "fixed", None)',
         "test_reference::test_a_likelihood_of_grey_pixels_is_never_held_against_a_paper",
+    ),
+    # ---- how sure a board is
+    plant(
+        "reports/board/statistics.py",
+        "float(p.min()) * (len(some) - 1)",
+        "float(p.min())",
+        "test_board_statistics::test_with_many_equal_rows_the_best_is_seldom_denied",
+    ),
+    plant(
+        "reports/board/statistics.py",
+        "float(stdtrit(len(values) - 1, above))",
+        "float(stdtrit(len(values), above))",
+        "test_board_statistics::test_the_numbers_are_scipys",
     ),
     # ---- black and white pixels
     plant(

@@ -16,7 +16,8 @@ from zoo.engine.validation import standard_error
 from zoo.metrics import fid
 from zoo.metrics.core import mean_score
 from zoo.metrics.kid import kernel_distance
-from zoo.reports.board.rows import Board, build_boards
+from zoo.reports.board.reading import build_boards
+from zoo.reports.board.rows import Board
 from zoo.reports.board.statistics import difference, holm, interval, mean_ranks, shown_worse
 from zoo.reports.reference import Metric, Results, Run
 
@@ -100,6 +101,9 @@ def test_mean_ranks_and_their_critical_difference_are_demsars() -> None:
     assert ranks is not None and ranks.critical == pytest.approx(1.25, abs=0.005)
     assert ranks.means == pytest.approx([(13 + 2.5) / 14, (26 + 2.5) / 14, (39 + 1) / 14, 4])
     assert mean_ranks(blocks[:1]) is None
+    many = mean_ranks([[float(i) for i in range(40)]] * 5)
+    q = stats.studentized_range.ppf(0.95, 40, math.inf)
+    assert many is not None and many.critical == pytest.approx(q * math.sqrt(40 * 41 / (2 * 6 * 5)), rel=1e-4)
 
 
 def test_scores_know_their_standard_error() -> None:

@@ -25,7 +25,8 @@ from tests.test_reference import write_run as write_mnist_run
 from zoo.commands import main
 from zoo.reports.board import pictures
 from zoo.reports.board.families import FAMILIES
-from zoo.reports.board.rows import Board, Column, build_boards, find_runs
+from zoo.reports.board.reading import build_boards, find_runs
+from zoo.reports.board.rows import Board, Column
 from zoo.reports.board.views import MOST_METRICS, tables, views
 from zoo.reports.reference import load_references
 

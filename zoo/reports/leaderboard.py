@@ -11,7 +11,8 @@ from zoo.files import printable
 from zoo.reports.board.figures import write_figures
 from zoo.reports.board.page import write_html
 from zoo.reports.board.pictures import add_files
-from zoo.reports.board.rows import build_boards, find_runs, without_places
+from zoo.reports.board.reading import build_boards, find_runs
+from zoo.reports.board.rows import without_places
 from zoo.reports.board.text import terminal_table, write_csv, write_latex, write_markdown
 from zoo.reports.reference import load_references
 

@@ -1,1 +1,1 @@
-"""The leaderboard in parts: rows are read, compared (`statistics`), chosen by question (`views`), and written."""
+"""The leaderboard in parts: runs are read into rows, compared, chosen by question, and written."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from zoo.errors import UserError
 from zoo.files import RESULTS_FILE
-from zoo.reports.board.rows import Board, Cell, Column, Row, build_boards
+from zoo.reports.board.reading import build_boards
+from zoo.reports.board.rows import Board, Cell, Column, Row
 from zoo.reports.board.statistics import LEVEL, Difference, difference, holm
 from zoo.reports.reference import Run, read_run
 

@@ -286,7 +286,7 @@ function drawScatter(figure, list) {
     x: {label: `${label(x)}`, type: type.x, grid: true, domain: span(x)}, y: {label: `${label(y)} ${cs[y].arrow}`, type: type.y, grid: true, domain: span(y)},
     marks: [
       Plot.link(guides, {x1: d => d[0], y1: d => d[1], x2: d => d[2], y2: d => d[3], stroke: "currentColor", strokeOpacity: .45, strokeDasharray: "1 4", clip: true}),
-      cs[x].view !== "Cost" && Plot.link(some, {x1: end(x, 0, type.x === "log"), x2: end(x, 1, type.x === "log"), y1: row => row.cells[y][MEAN], y2: row => row.cells[y][MEAN], stroke: "family", strokeOpacity: .7}),
+      cs[x].view === "Cost" ? null : Plot.link(some, {x1: end(x, 0, type.x === "log"), x2: end(x, 1, type.x === "log"), y1: row => row.cells[y][MEAN], y2: row => row.cells[y][MEAN], stroke: "family", strokeOpacity: .7}),
       Plot.link(some, {y1: end(y, 0, type.y === "log"), y2: end(y, 1, type.y === "log"), x1: row => row.cells[x][MEAN], x2: row => row.cells[x][MEAN], stroke: "family", strokeOpacity: .7}),
       Plot.dot(some, {x: row => row.cells[x][MEAN], y: row => row.cells[y][MEAN], fill: "family", stroke: "family", symbol: "family", r: 4})],
   });

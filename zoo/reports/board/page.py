@@ -12,7 +12,7 @@ from zoo.reports.board.families import FAMILIES, OTHER
 from zoo.reports.board.rows import Board, Cell, Column, Row, kind_mark
 from zoo.reports.board.statistics import mean_ranks
 from zoo.reports.board.text import HOW
-from zoo.reports.board.views import MOST_METRICS, kinds, kinds_of, place, views
+from zoo.reports.board.views import MOST_METRICS, kinds, place, views
 
 HERE = Path(__file__).parent
 
@@ -80,7 +80,7 @@ def _row(board: Board, row: Row, id_: str) -> dict[str, Any]:
     published = [[c.within, str(c), c.reference.table.protocol] for c in row.comparisons]
     return {
         **{"id": id_, "name": row.name, "variant": row.variant, "options": row.options, "family": row.family},
-        **{"net": row.net, "likelihood": row.likelihood, "kinds": kinds_of(row), "seeds": list(row.links.items())},
+        **{"net": row.net, "likelihood": row.likelihood, "kinds": row.kinds, "seeds": list(row.links.items())},
         **{"made": row.made, "commit": row.commit, "older": row.older, "cells": cells, "pictures": row.pictures},
         **{"facts": list(row.facts.items()), "published": published, "config": row.config_text},
     }

@@ -1,51 +1,28 @@
-"""From folders to boards: a board holds what was measured on the same images; its rows are configs, all seeds of each.
+"""What a board is made of: columns are metrics by protocol, rows are configs, all seeds of each.
 
-Columns are metrics by protocol. Only numbers of one column are ever compared.
+A board holds what was measured on the same images. Only numbers of one column are ever compared.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import groupby
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from zoo.errors import UserError
-from zoo.files import CONFIG_FILE, RESULTS_FILE, printable, read_text
+from zoo.files import CONFIG_FILE, printable, read_text
 from zoo.reports.board.families import family
-from zoo.reports.board.statistics import Interval, interval, shown_worse
-from zoo.reports.reference import Comparison, Metric, Reference, Results, Run, compare_all, read_run
+from zoo.reports.board.statistics import Interval, interval
+from zoo.reports.reference import Comparison, Results, Run
 
 MAIN_METRICS = ("fid", "fd_lenet", "nll", "elbo", "psnr", "kl", "recon")  # in this order, where there are such
 COST_UNITS = ("s", "MiB", "images/s")
-SYMBOLS = {"beta": "β"}
-# What provenance leaves out of the config's hash, and what only decides where things are written.
-NO_DIFFERENCE = (
-    *("out", "title", "seed", "device", "threads", "trackers", "wandb", "keep", "plugins", "benchmark"),
-    *("data.root", "data.title"),
-)
 DIFFERING = ("unit", "sampler", "split", "n", "kind")  # what tells columns of one name apart, in words
-# Settings of the data that change what is trained on, not what is measured.
-TRAINING_ONLY = (
-    "data.name",
-    "data.root",
-    "data.title",
-    "data.balance",
-    "data.range",
-    "data.flip",
-    "data.random_crop",
-    "data.dequantise",
-    "data.size",
-)
-
 LIKELIHOOD = re.compile(r"(nll|elbo|bits_per_dim|distortion|rate)(_dynamic|_fixed)?")
 # A path that begins at the root, up to its last part; not a URL's.
 PLACE = re.compile(r"(?<![\w.:/])/(?:[^\s/'\"=,]+/)+")
@@ -76,11 +53,7 @@ class Column:
     @property
     def kind(self) -> str:
         """Of what distribution it is the likelihood, as its protocol begins; "" of what is no likelihood."""
-        if not LIKELIHOOD.fullmatch(self.name):
-            return ""
-        first, *more = self.protocol.split("; ")
-        more = [part for part in more if part == "given the label" or part.startswith("pixels binarised")]
-        return "; ".join([first.partition(": ")[0] or "a likelihood that was not written down", *more])
+        return _kind(self.protocol) if LIKELIHOOD.fullmatch(self.name) else ""
 
     @property
     def is_cost(self) -> bool:
@@ -156,6 +129,11 @@ class Row:
             printable(run.folder.name).removesuffix(end) if run.folder.name.endswith(end) else ""
         )
 
+    @cached_property
+    def kinds(self) -> list[str]:
+        """The kinds of likelihood that it has."""
+        return sorted({column.kind for column in self.cells if column.kind})
+
     @property
     def family(self) -> str:
         """What its colour stands for."""
@@ -200,7 +178,7 @@ class Row:
                 f"{r.steps or 0:,} steps of {r.batch_size} images, {r.epochs or 0:.4g} epochs" for r in results
             ],
             "latent dimensions": [str(r.latent_dim) for r in results],
-            "on": [f"{r.device}, {_processes(r)}, precision {r.precision}" for r in results],
+            "on": [f"{r.device}, {processes(r)}, precision {r.precision}" for r in results],
             "made": [self.made or "not written down"],
             "commit": [r.commit for r in results],
             "config hash": [r.config_hash for r in results],
@@ -282,149 +260,19 @@ def _decimals(cells: Sequence[Cell]) -> int:
     return 1 if exponent >= 3 else 2 if exponent >= 1 else 3 - exponent
 
 
-# --- From folders to boards
-
-
-def find_runs(root: Path) -> tuple[list[Run], list[str]]:
-    """Return the finished runs below a folder, and a sentence about each folder that can't be used.
-
-    Raises:
-        UserError: if there is no such folder, or no finished run in it.
-    """
-    if not root.is_dir():
-        raise UserError(f"there is no folder {root}")
-    runs: dict[tuple[str, str, str, int], Run] = {}
-    problems = []
-    for folder in _run_folders(root):
-        try:
-            run = read_run(folder)
-        except UserError as error:
-            problems.append(str(error))
-            continue
-        results = run.results
-        key = (results.variant, results.dataset, results.config_hash, results.seed)
-        if twin := runs.get(key):
-            newer, older = sorted((run, twin), key=lambda r: (r.folder / RESULTS_FILE).stat().st_mtime, reverse=True)
-            problems.append(f"{older.folder} repeats {newer.folder}, which is newer: same config, same seed")
-            run = newer
-        runs[key] = run
-    if not runs:
-        raise UserError("; ".join([f"no finished run in {root}", *problems]))
-    return list(runs.values()), problems
-
-
-def _run_folders(root: Path) -> Iterator[Path]:
-    """Yield folders that hold a run; what lies inside a run (checkpoints, a tracker's files) is its own."""
-    for folder, subfolders, files in os.walk(root):
-        if RESULTS_FILE in files or CONFIG_FILE in files:
-            subfolders.clear()
-            yield Path(folder)
-        subfolders.sort()
-
-
-def build_boards(runs: Iterable[Run], references: Sequence[Reference]) -> list[Board]:
-    """Group runs into boards and rows, and mark each column's best."""
-    boards: dict[tuple[Any, ...], dict[tuple[str, str], list[Run]]] = {}
-    runs = sorted(runs, key=lambda run: run.results.seed)
-    for run in runs:
-        results = run.results
-        measured_on = {k: v for k, v in run.config.items() if k.startswith("data.") and k not in TRAINING_ONLY}
-        if measured_on.get("data.binarize") == "none":  # as are the runs from before there was a choice
-            del measured_on["data.binarize"]
-        board_key = (results.dataset, results.image, json.dumps(measured_on, sort_keys=True), _content(run, runs))
-        rows = boards.setdefault(board_key, {})
-        rows.setdefault((results.variant, results.config_hash), []).append(run)
-
-    built = []
-    for (dataset, image, _, content), groups in sorted(boards.items()):
-        rows_ = [Row(group, compare_all(references, group)) for group in groups.values()]
-        title = f"{dataset}, {' × '.join(map(str, image))}"
-        if len({key[3] for key in boards if key[:2] == (dataset, image)}) > 1:
-            title += f", content {content or 'unknown'}"  # two data sets of one name
-        built.append(Board(dataset, title, rows_))
-    for _, group in groupby(built, key=lambda board: board.title):
-        twins = list(group)
-        for board, options in zip(twins, _differences([b.rows[0].runs[0] for b in twins], "data."), strict=True):
-            board.title += f" ({options})" if options else ""
-    for board in built:
-        _fill(board)
-    return built
-
-
-def _content(run: Run, runs: Sequence[Run]) -> str:
-    """Return what stands for a run's data; of a run from before there were digests, that of all others of its name."""
-    known = {
-        other.results.data_digest
-        for other in runs
-        if (other.results.dataset, other.results.image) == (run.results.dataset, run.results.image)
-        and other.results.data_digest
-    }
-    return run.results.data_digest or (known.pop() if len(known) == 1 else "")
-
-
-def _fill(board: Board) -> None:
-    for row in board.rows:
-        for run in row.runs:
-            for column, value, error in _measurements(run):
-                cell = row.cells.setdefault(column, Cell([]))
-                cell.values.append(value)
-                cell.errors.append(error)
-    for variant in {row.variant for row in board.rows}:
-        same = [row for row in board.rows if row.variant == variant]
-        for row, options in zip(same, _differences([row.runs[0] for row in same]), strict=True):
-            row.options = options or _own_setting(row.runs[0])
-            if not row.options and len(same) > 1:
-                row.options = f"#{row.runs[0].results.config_hash}"
-    for column in board.columns:
-        cells = [row.cells[column] for row in board.rows if column in row.cells]
-        if column.higher_is_better is not None:
-            worse = shown_worse([cell.values for cell in cells], column.higher_is_better)
-            for cell, is_worse in zip(cells, worse or [True] * len(cells), strict=True):
-                cell.best = not is_worse
-    _tell_apart(board.rows)
-    _mark_older(board)
-    first = next((column for column in board.columns if column.ranked), None)
-    board.rows = board.sorted_by(first)
-
-
-def _tell_apart(rows: Sequence[Row]) -> None:
-    """Have no two rows of one name: what a suite calls alike is called by its options as well."""
-    named = Counter(row.name for row in rows)
-    for row in rows:
-        if named[row.name] > 1:
-            first = row.runs[0].results
-            row.alias = f"{row.name} {row.options or f'#{first.config_hash}'}"
-    named = Counter(row.name for row in rows)
-    for row in rows:
-        if named[row.name] > 1:
-            row.alias = f"{row.name} #{row.runs[0].results.config_hash}"
-
-
-def _mark_older(board: Board) -> None:
-    """Say of each row in what it is older than the newest one, as far as days are known."""
-    newest = max(board.rows, key=lambda row: row.made)
-    if not newest.made:
-        return
-    protocols: dict[str, set[str]] = {}
-    for column in newest.cells:
-        protocols.setdefault(column.name, set()).add(column.protocol)
-    for row in board.rows:
-        code = row.commit != newest.commit and row.made < newest.made
-        other = {
-            c.name
-            for c in row.cells
-            if not c.is_cost and not c.kind and c.protocol not in protocols.get(c.name, {c.protocol})
-        }
-        if row.made < newest.made:
-            row.older = ", ".join(["code"] * code + [f"protocol of {name}" for name in sorted(other)])
-
-
 def _mark(column: Column, key: str) -> str:
     """Say what tells a column from others of its name, in few words."""
     value = getattr(column, key)
     if key == "n":
         return f"n={value:,}" if value else ""
     return kind_mark(value) if key == "kind" else str(value)
+
+
+@lru_cache
+def _kind(protocol: str) -> str:
+    first, *more = protocol.split("; ")
+    more = [part for part in more if part == "given the label" or part.startswith("pixels binarised")]
+    return "; ".join([first.partition(": ")[0] or "a likelihood that was not written down", *more])
 
 
 def kind_mark(kind: str) -> str:
@@ -442,54 +290,10 @@ def badness(row: Row, column: Column | None) -> float:
     return -row.cells[column].mean if column.higher_is_better else row.cells[column].mean
 
 
-def _measurements(run: Run) -> Iterator[tuple[Column, float, float | None]]:
-    """Yield all of a run's numbers, with their standard errors: its metrics, and what it cost."""
-    results = run.results
-    metrics = dict(results.metrics)
-    if results.parameters is not None:
-        metrics["parameters"] = Metric(value=results.parameters, protocol="of the whole model")
-    if results.images_per_second and results.steps and results.batch_size:
-        where = f"{results.device}, {_processes(results)}, precision {results.precision}"
-        seconds = results.steps * results.batch_size / results.images_per_second
-        metrics["training_time"] = Metric(
-            value=seconds, unit="s", protocol=f"without validations and pictures; {where}"
-        )
-    metrics.pop("loss", None)  # each variant's own: no two compare
-    for name, m in metrics.items():
-        yield Column(name, m.unit, m.higher_is_better, m.protocol, m.n, m.split, m.sampler), m.value, m.se
-
-
-def _processes(results: Results) -> str:
+def processes(results: Results) -> str:
+    """Say how many there were."""
     return f"{results.processes} process{'' if results.processes == 1 else 'es'}"
-
-
-def _differences(runs: Sequence[Run], prefix: str = "") -> list[str]:
-    """Say for each config what tells it from the others: "β=4, net=mlp"."""
-    keys = dict.fromkeys(key for run in runs for key in run.config if key.startswith(prefix))
-    skipped = tuple(f"{key}." for key in NO_DIFFERENCE)
-    differing = [
-        key
-        for key in keys
-        if key not in NO_DIFFERENCE
-        and not key.startswith(skipped)
-        and len({repr(run.config.get(key)) for run in runs}) > 1
-    ]
-    return [
-        ", ".join(_setting(key, run.config[key]) for key in differing if run.config.get(key) is not None)
-        for run in runs
-    ]
-
-
-def _own_setting(run: Run) -> str:
-    """Say what a variant is told by that bears its name: "β=4" of a lone `beta`."""
-    key = f"model.{run.results.variant}"
-    return _setting(key, run.config[key]) if key in run.config else ""
 
 
 def _short(value: Any) -> str:
     return printable(value)[:40]
-
-
-def _setting(key: str, value: Any) -> str:
-    name = key.removeprefix("model.").removeprefix("data.")
-    return printable(f"{SYMBOLS.get(name, name)}={f'{value:g}' if isinstance(value, float) else value}")

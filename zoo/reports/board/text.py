@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.reports.board.rows import Board, Column, Row
-from zoo.reports.board.views import Table, kinds_of, place, tables, views
+from zoo.reports.board.views import Table, place, tables, views
 
 TERMINAL_COLUMNS = 4
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -68,7 +68,7 @@ def _head(board: Board, column: Column) -> str:
 def _missing(table: Table, row: Row, column: Column) -> str:
     """Say of which kind a row's likelihood is, in the first column where it lacks that of the table."""
     first = next((c for c in table.columns if c.kind), None)
-    return "; ".join(kinds_of(row)) if column is first and column.kind not in kinds_of(row) else ""
+    return "; ".join(row.kinds) if column is first and column.kind not in row.kinds else ""
 
 
 # --- Markdown

@@ -58,15 +58,8 @@ def place(column: Column) -> str:
 
 def kinds(board: Board) -> list[str]:
     """Return the kinds of likelihood that there are, that of most rows first."""
-    held = {
-        kind: sum(kind in kinds_of(row) for row in board.rows) for kind in {c.kind for c in board.columns if c.kind}
-    }
+    held = {kind: sum(kind in row.kinds for row in board.rows) for kind in {c.kind for c in board.columns if c.kind}}
     return sorted(held, key=lambda kind: (-held[kind], kind))
-
-
-def kinds_of(row: Row) -> list[str]:
-    """Return the kinds of likelihood that a row has."""
-    return sorted({column.kind for column in row.cells if column.kind})
 
 
 def views(board: Board) -> list[View]:
@@ -88,7 +81,7 @@ def views(board: Board) -> list[View]:
 
 def _foremost(board: Board, columns: Sequence[Column], kind: str) -> list[Column]:
     """Return the first columns that at least half of the rows have: half of those that have this kind of likelihood."""
-    able = [row for row in board.rows if kind in kinds_of(row)] or board.rows
+    able = [row for row in board.rows if kind in row.kinds] or board.rows
 
     def share(column: Column) -> float:
         rows = able if column.kind else board.rows
@@ -124,7 +117,7 @@ def tables(board: Board) -> list[Table]:
         split = view.name == "Likelihood"
         for number, (kind, columns) in enumerate(view.shown.items()):
             first = next((column for column in columns if column.ranked), None)
-            rows = [row for row in board.sorted_by(first) if not split or kind in kinds_of(row)]
+            rows = [row for row in board.sorted_by(first) if not split or kind in row.kinds]
             if number == 0 or (split and len(rows) > 1):
                 found.append(Table(f"{view.name}: {kind}" if split else view.name, view.about, columns, rows))
     return found
