@@ -11,6 +11,7 @@ _HOMES = {
     "ImageSpec": "zoo.base",
     "Config": "zoo.config",
     "Run": "zoo.interface",
+    "UserError": "zoo.errors",
     "VAEOutput": "zoo.base",
     "create": "zoo.models",
     "load": "zoo.trained",

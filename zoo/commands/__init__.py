@@ -14,7 +14,7 @@ from zoo.commands.authors import run_check
 from zoo.commands.data import run_cache, run_configs, run_data
 from zoo.commands.drawing import run_interpolate, run_reconstruct, run_sample
 from zoo.commands.encoding import run_encode, run_score
-from zoo.commands.listings import KINDS, run_describe, run_list, run_listing
+from zoo.commands.listings import KINDS, run_completion, run_describe, run_list, run_listing
 from zoo.commands.parser import parse
 from zoo.commands.scoring import run_compare, run_evaluate, run_leaderboard, run_papers, run_reference
 from zoo.commands.settings import run_config
@@ -33,6 +33,7 @@ RUN = {
     "config": run_config,
     "list": run_list,
     **dict.fromkeys(KINDS, run_listing),
+    "completion": run_completion,
     "describe": run_describe,
     "check": run_check,
     "suite": run_suite,

@@ -196,6 +196,8 @@ def parser(version: str = "") -> tuple[argparse.ArgumentParser, dict[str, Parser
     cache = commands.add_parser("cache", help="list the cache of decoded images and features, and make room")
     cache.add_argument("--remove", action="append", default=[], metavar="ENTRY", help="remove one, by its name")
     cache.add_argument("--keep", metavar="SIZE", help="remove what was used longest ago until 2G, say, are left")
+    completion = commands.add_parser("completion", help="what completes these words in a shell, to be read by it")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help='in ~/.bashrc: eval "$(… completion bash)"')
     return top, dict(commands.choices)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from zoo.base import BaseVAE
 from zoo.engine.launch import in_notebook
@@ -21,10 +21,6 @@ from zoo.engine.setup import Run
 from zoo.files import METRICS_FILE, append_line
 from zoo.pictures.drawing import Painter
 from zoo.pictures.of_runs import write_progress_pictures
-
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # in a notebook without widgets the bar is one of text
-    from tqdm.auto import tqdm
 
 SECONDS_BETWEEN_PICTURES = 30.0
 STEPS_ASIDE = 256
