@@ -54,6 +54,18 @@ def test_convolutions_are_channels_last_unless_switched_off(tmp_path: Path, aske
     assert ("channels-last" in made.choices()) == asked
 
 
+@pytest.mark.parametrize(("net", "told"), [("conv", True), ("grid", False)])
+def test_what_a_model_remarks_is_said_before_the_run(
+    net: str, told: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A grid of codes that is too coarse for photographs."""
+    model = {"name": "fsq", "net": net, "base_channels": 2}
+    data = {"name": "shapes", "size": 32, "channels": 3, "count": 100}
+    set_up(make_config(tmp_path / "r", model=model, data=data, batch_size=8))
+    said = "warning: model 'fsq' has 2 x 2 codes for a photograph of 32 x 32 pixels, whose parts will not fit together"
+    assert (said in capsys.readouterr().err) == told
+
+
 def test_a_net_without_convolutions_stays_as_it_is(tmp_path: Path) -> None:
     assert "channels-last" not in set_up(make_config(tmp_path / "r")).choices()
 

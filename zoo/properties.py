@@ -487,7 +487,10 @@ def _flat(grads: Iterable[Tensor | None]) -> Tensor:
 
 
 def _perturb_prior(model: BaseVAE) -> None:
-    """Move the parameters that `log_prior` depends on, as learning would: what starts at 0 hides a wrong scale."""
+    """Move the parameters that `log_prior` depends on, as learning would: what starts at 0 hides a wrong scale.
+
+    A layer's output moves by as much whether it has few inputs or many.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     with torch.enable_grad():
         density = model.log_prior(model.sample_prior(8)).sum()  # type: ignore[operator]
@@ -496,7 +499,8 @@ def _perturb_prior(model: BaseVAE) -> None:
         grads = torch.autograd.grad(density, parameters, allow_unused=True)
     for parameter, grad in zip(parameters, grads, strict=True):
         if grad is not None:
-            parameter.add_(0.3 * torch.randn_like(parameter))
+            inputs = parameter[0].numel() if parameter.ndim > 1 else 1
+            parameter.add_(0.3 * inputs**-0.5 * torch.randn_like(parameter))
 
 
 def build(variant: Variant, image: ImageSpec, options: dict[str, Any]) -> BaseVAE:
