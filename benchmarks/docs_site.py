@@ -27,8 +27,8 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     docs = Path(config.docs_dir)
     for section in config.nav or []:
         if "Variants" in section:
-            names = sorted(path.name for path in (docs / "variants").glob("*.md"))
-            section["Variants"] = [f"variants/{name}" for name in sorted(names, key=lambda name: name != "README.md")]
+            names = sorted(path.stem for path in (docs / "variants").glob("*.md") if path.stem != "README")
+            section["Variants"] = ["variants/README.md", *({name: f"variants/{name}.md"} for name in names)]
         if "Results" in section and (docs / "papers.md").is_file():
             section["Results"].append({"Papers": "papers.md"})
     return config
