@@ -967,7 +967,7 @@ MUTATIONS = (
         "variants/test_discrete::test_rvqs_gradient_goes_straight_to_the_encoder",
     ),
     plant(
-        "variants/rvq.py",
+        "parts/quantizers.py",
         "x.unflatten(1, self.shape).sum(2)",
         "x.unflatten(1, self.shape).mean(2)",
         "variants/test_discrete::test_a_prefix_of_the_stages_decodes",

@@ -173,6 +173,8 @@ def test_a_rectified_flow_starts_from_the_standard_normals_own() -> None:
     z = flow.sample(2000, torch.Generator().manual_seed(0))
     start = standard_normal((2000, 3), torch.device("cpu"), torch.Generator().manual_seed(0))
     torch.testing.assert_close(z, start, rtol=0, atol=0.02)
+    quarter = torch.full((2000, 1), 0.25)  # there z_1 - z_0 has covariance 1/4 - 3/4 with z_t, whose variance is 10/16
+    torch.testing.assert_close(flow.velocity(z, quarter), -0.8 * z)
 
 
 def test_the_best_velocity_has_the_least_loss() -> None:

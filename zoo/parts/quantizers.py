@@ -341,6 +341,18 @@ class ResidualQuantizer(nn.Module):
             rest = rest - stage.codes_at(stage.index_of(rest))
 
 
+class StageSums(nn.Module):
+    """From the codes of P positions, S each, to their sums: `[B, P S D]` -> `[B, P D]`."""
+
+    def __init__(self, positions: int, stages: int, dim: int) -> None:
+        super().__init__()
+        self.shape = (positions, stages, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add up."""
+        return x.unflatten(1, self.shape).sum(2).flatten(1)
+
+
 class SignQuantizer(nn.Module):
     """The sign of each of k numbers: 2^k codes, the corners of a cube. Yu et al. 2023, arXiv:2310.05737, section 3.1.
 

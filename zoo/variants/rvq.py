@@ -18,7 +18,7 @@ Logs:
     usage: share of the codes that the batch uses.
     prior/loss: minus log p(codes) under the learned prior, nats per image.
 
-Departs from the papers: Lee et al. have one codebook for all stages and no dropout, and their prior is a transformer of
+Departs from the paper: Lee et al. have one codebook for all stages and no dropout, and their prior is a transformer of
 two levels; SoundStream draws n for every image, and its later stages learn only from images that use them. In training
 recon and elbo are those of the codes that were kept, the rate that of all.
 """
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.families.discrete import QuantisedVAE
-from zoo.parts.quantizers import ResidualQuantizer, Start
+from zoo.parts.quantizers import ResidualQuantizer, StageSums, Start
 
 Stages = Annotated[int, Field(gt=0, le=64)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -70,7 +70,7 @@ class RVQVAE(QuantisedVAE):
         self.commitment, self.dropout = commitment, dropout
         self.codebooks = stages
         self.quantizer = ResidualQuantizer(stages, codes, dim, start)
-        self.from_latent = nn.Sequential(_Sums(self.positions, stages, dim), self.from_latent)
+        self.from_latent = nn.Sequential(StageSums(self.positions, stages, dim), self.from_latent)
         self.positions *= stages  # of codes: those of a place come one after another
         self.latent_dim *= stages
         self.build_prior(codes)
@@ -112,14 +112,3 @@ class RVQVAE(QuantisedVAE):
         """Let the codebooks follow the step's vectors."""
         if player == "vae":
             self.quantizer.learn()
-
-
-class _Sums(nn.Module):
-    """From the codes of each position to their sum: `[B, P S D]` -> `[B, P D]`."""
-
-    def __init__(self, positions: int, stages: int, dim: int) -> None:
-        super().__init__()
-        self.shape = (positions, stages, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, self.shape).sum(2).flatten(1)
