@@ -22,7 +22,8 @@ SIDE = 48  # pixels of an image here
 
 def draw(folders: Sequence[Path], out: Path) -> None:
     """Draw each run's reconstructions of the same test images, and the first samples from its prior."""
-    rows, names = [], []
+    rows: list[list[np.ndarray]] = []
+    names: list[str] = []
     for folder in folders:
         seen, made = (_band(folder / "reconstructions.png", row, SEEN) for row in (0, 1))
         if not rows:
