@@ -179,3 +179,29 @@ def test_every_key_has_a_meaning(name: str) -> None:
     known = meanings(load_config(ROOT / "configs" / f"{name}.yaml"))
     assert [key for key, meaning in known.items() if not meaning.about] == []
     assert "typing." not in " ".join(meaning.values for meaning in known.values())
+
+
+# ---- in a shell
+
+
+def test_bash_completes_commands_options_and_files(cli: Cli, tmp_path: Path) -> None:
+    pytest.importorskip("shtab", reason="shtab, which writes completions, is not installed")
+    code, out, _ = cli("completion", "bash")
+    assert code == 0
+    (tmp_path / "c.bash").write_text(out)
+    (tmp_path / "photos.yaml").write_text("")
+    script = """
+    source c.bash
+    complete_it() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); "$function"; echo "${COMPREPLY[*]}"; }
+    function=$(complete -p vae-zoo | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+    complete_it vae-zoo rec; complete_it vae-zoo sample --sam; complete_it vae-zoo train --config pho
+    """
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["reconstruct", "--sampler", "photos.yaml"], done.stderr
+
+
+@pytest.mark.parametrize("shell", ["zsh", "tcsh"])
+def test_other_shells_have_theirs(cli: Cli, shell: str) -> None:
+    pytest.importorskip("shtab", reason="shtab, which writes completions, is not installed")
+    code, out, _ = cli("completion", shell)
+    assert code == 0 and "interpolate" in out and "vae-zoo" in out

@@ -65,6 +65,10 @@ class Labelled(Flat):
     needs_labels = True
 
 
+def save_grid(images: torch.Tensor, path: Path, columns: int) -> None:
+    drawing.sheet(pictures._tiles(images), path, columns)
+
+
 def constant(*tones: float, channels: int = 1, size: int = 8) -> Tensor:
     return torch.tensor(tones).view(-1, 1, 1, 1).expand(-1, channels, size, size).contiguous()
 
@@ -116,7 +120,7 @@ def test_to_unit() -> None:
 
 def test_grid_puts_every_image_in_its_place(tmp_path: Path) -> None:
     path = tmp_path / "grid.png"
-    pictures.save_grid(constant(0.0, 0.2, 0.4, 0.6, 0.8), path, columns=3)
+    save_grid(constant(0.0, 0.2, 0.4, 0.6, 0.8), path, columns=3)
     pixels = read(path)
     assert pixels.shape == (2 * CELL + PAD + 2 * MARGIN, 3 * CELL + 2 * PAD + 2 * MARGIN)
     assert np.allclose(tones(path, 2, 3), [[0, 0.2, 0.4], [0.6, 0.8, 1]], atol=TONE)
@@ -126,11 +130,11 @@ def test_grid_puts_every_image_in_its_place(tmp_path: Path) -> None:
 
 def test_grid_keeps_colours_and_shows_the_first_of_other_channels(tmp_path: Path) -> None:
     red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 64, 64)
-    pictures.save_grid(red, tmp_path / "red.png", columns=1)
+    save_grid(red, tmp_path / "red.png", columns=1)
     with Image.open(tmp_path / "red.png") as image:
         assert image.convert("RGB").getpixel((40, 40)) == (255, 0, 0)
     two = torch.cat([constant(0.4), constant(0.9)], 1)
-    pictures.save_grid(two, tmp_path / "two.png", columns=1)
+    save_grid(two, tmp_path / "two.png", columns=1)
     assert np.allclose(tones(tmp_path / "two.png", 1, 1), 0.4, atol=TONE)
 
 
@@ -147,21 +151,21 @@ def test_grid_keeps_colours_and_shows_the_first_of_other_channels(tmp_path: Path
 def test_cells_are_enlarged_by_whole_factors_and_large_images_shrunk(
     shape: tuple[int, int, int], cell: tuple[int, int], tmp_path: Path
 ) -> None:
-    pictures.save_grid(torch.rand(6, *shape), tmp_path / "grid.png", columns=2)
+    save_grid(torch.rand(6, *shape), tmp_path / "grid.png", columns=2)
     assert read(tmp_path / "grid.png").shape == (3 * cell[0] + 2 * PAD + 2 * MARGIN, 2 * cell[1] + PAD + 2 * MARGIN)
 
 
 def test_enlarging_does_not_blur(tmp_path: Path) -> None:
     image = torch.zeros(1, 1, 8, 8)
     image[..., ::2] = 1
-    pictures.save_grid(image, tmp_path / "stripes.png", columns=1)
+    save_grid(image, tmp_path / "stripes.png", columns=1)
     inside = read(tmp_path / "stripes.png")[MARGIN:-MARGIN, MARGIN:-MARGIN]
     assert np.array_equal(inside, np.tile(np.repeat([1, 0, 1, 0, 1, 0, 1, 0], 8), (64, 1)))
 
 
 def test_even_noise_fits_the_size(tmp_path: Path) -> None:
     noise = torch.rand(90, 3, 64, 64)
-    pictures.save_grid(noise, tmp_path / "noise.png", columns=9)
+    save_grid(noise, tmp_path / "noise.png", columns=9)
     assert (tmp_path / "noise.png").stat().st_size < 300_000
 
 
@@ -421,7 +425,7 @@ def test_every_picture_of_a_real_variant(variant: str, shape: tuple[int, int, in
 
 def test_a_picture_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "grid.png"
-    pictures.save_grid(constant(0.2), path, 1)
+    save_grid(constant(0.2), path, 1)
     earlier = path.read_bytes()
 
     def fail(source: Path, target: Path) -> None:
@@ -430,9 +434,9 @@ def test_a_picture_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="killed"):
         patch.setattr(drawing.os, "replace", fail)
-        pictures.save_grid(constant(0.8), path, 1)
+        save_grid(constant(0.8), path, 1)
     assert path.read_bytes() == earlier
-    pictures.save_grid(constant(0.8), path, 1)
+    save_grid(constant(0.8), path, 1)
     assert np.allclose(tones(path, 1, 1), 0.8, atol=TONE) and [p.name for p in tmp_path.iterdir()] == ["grid.png"]
 
 

@@ -9,14 +9,19 @@ _HOMES = {
     "Batch": "zoo.base",
     "GaussianVAE": "zoo.families.gaussian",
     "ImageSpec": "zoo.base",
+    "Config": "zoo.config",
+    "Run": "zoo.interface",
+    "UserError": "zoo.errors",
     "VAEOutput": "zoo.base",
     "create": "zoo.models",
-    "load": "zoo.engine.checkpoint",
+    "load": "zoo.trained",
     "register": "zoo.base",
     "register_dataset": "zoo.data",
     "register_metric": "zoo.metrics.core",
     "register_net": "zoo.nets.pairs",
     "register_sampler": "zoo.metrics.samplers",
+    "train": "zoo.interface",
+    "transformer": "zoo.estimator",
 }
 __all__ = [*_HOMES, "testing"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +15,13 @@ from zoo.data import Data, build_data
 from zoo.data.cache import cache_folder
 from zoo.engine import folder
 from zoo.engine.checkpoint import load, pointed_to, recipe_of, telling_of_plugins
-from zoo.engine.setup import choose_device, choose_precision, make_accelerator, set_threads
+from zoo.engine.setup import choose_device, choose_precision, forget_earlier_run, make_accelerator, set_threads
 from zoo.errors import Undelivered, UserError
 from zoo.files import CONFIG_FILE, MODEL_FILE, read_results, refuse_links, write_results
 from zoo.memory import telling
 from zoo.metrics.benchmark import EVERY_RUN, asked_for, benchmark
 from zoo.metrics.core import Subject
+from zoo.metrics.samplers import SAMPLERS, Draw, fitted
 from zoo.pictures.of_runs import write_pictures
 
 # How a trained run is measured; all else is what it is. Of its data, the place; other data is measured beside its own.
@@ -59,7 +61,7 @@ def evaluate_run(
         Undelivered: if a metric that was asked for could not be computed.
     """
     refuse_links(out)
-    if not (out / CONFIG_FILE).is_file():
+    if not os.path.isfile(out / CONFIG_FILE):
         raise UserError(f"{out} holds no run: there is no {CONFIG_FILE} in it")
     if not (out / MODEL_FILE).is_file():
         raise UserError(f"the run in {out} is not finished: there is no {MODEL_FILE} in it; go on with --resume")
@@ -73,6 +75,7 @@ def evaluate_run(
     device = choose_device(config)
     model = load(weights or out, device, plugins, trust_plugins)
     set_threads(config)
+    forget_earlier_run()
     accelerator = make_accelerator(config, choose_precision(config, device))
     with telling_of_plugins(recipe_of(out)["plugins"]), accelerator.main_process_first():
         asked_for(config, config.benchmark.metrics)
@@ -84,6 +87,30 @@ def evaluate_run(
     failed = measure(out, model.to(accelerator.device), data, config, accelerator, {}, again, elsewhere, weights)
     accelerator.end_training()
     complain(failed, out)
+
+
+@telling("fitting a sampler", "choose --sampler prior")
+def sampler_of(out: Path, model: BaseVAE, name: str) -> Draw:
+    """Fit a sampler to the latents of a run's training images, and return how to draw.
+
+    Args:
+        out: The run's folder.
+        model: Its variant, as `zoo.engine.checkpoint.load` returns it.
+        name: A registered sampler.
+
+    Raises:
+        UserError: if there is no such sampler, it can't serve this model, or the run's data is not there.
+    """
+    SAMPLERS.lookup(name)
+    if not os.path.isfile(out / CONFIG_FILE):
+        raise UserError(f"sampler {name!r} is fitted to a run's training images, and {out} names none: give its folder")
+    config = load_config(out / CONFIG_FILE)
+    forget_earlier_run()
+    with telling_of_plugins(recipe_of(out)["plugins"]):
+        data = build_data(config.data, folder.read_membership(out), config.seed)
+    _see_that_they_fit(model, data)
+    accelerator = make_accelerator(config, choose_precision(config, choose_device(config)))
+    return fitted(Subject(model, data, config, accelerator, cache_folder() / "references"), name)
 
 
 def _checkpoint(out: Path, trained: Config, which: str) -> Path:

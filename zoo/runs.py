@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from zoo.engine.trackers import tracking
 from zoo.engine.train import Trainer
 from zoo.errors import UserError
 from zoo.evaluation import complain, measure
-from zoo.files import MODEL_FILE, read_results
+from zoo.files import CONFIG_FILE, HISTORY_FILE, MODEL_FILE, PLUGINS_FOLDER, read_results
 from zoo.memory import telling
 from zoo.metrics.benchmark import asked_for
 
@@ -58,6 +59,52 @@ def train(
     with ExitStack() as held:  # the folder's lock, by the main process
         changed = _take_folder(run, resume, overwrite, accept_data, held)
         return _train(run, resume, overwrite, changed, held)
+
+
+def of_a_run(
+    config: Config, file: Path, keeps_out: bool, plugins: Sequence[str], trust_plugins: bool
+) -> dict[str, str]:
+    """Keep to what the config of a run's own folder may say, which somebody may have handed over.
+
+    The run is where its config lies, wherever that says it was made; of its plugins, only the copies are loaded, and
+    these only if the user says so.
+
+    Args:
+        config: As it was read; changed.
+        file: What it was read from.
+        keeps_out: Whether the user has named the folder.
+        plugins: Those that the user has named.
+        trust_plugins: Whether the user trusts the copies.
+
+    Returns:
+        The names of the plugins that are not loaded.
+    """
+    folder = file.parent
+    if file.name != CONFIG_FILE or not any((folder / name).exists() for name in (HISTORY_FILE, MODEL_FILE)):
+        return {}
+    if not keeps_out:
+        config.out = folder
+    named = [Path(plugin).name if plugin.endswith(".py") else plugin for plugin in config.plugins]
+    if trust_plugins:
+        config.plugins = [str(folder / PLUGINS_FOLDER / name) if name.endswith(".py") else name for name in named]
+        return {}
+    config.plugins = []
+    given = {Path(plugin).name for plugin in plugins}
+    return {name: "" for name in named if name not in given}
+
+
+def from_anywhere(config: Config, plugins: Sequence[str] = ()) -> None:
+    """Let a run be found again from any folder: make the places that its config names absolute.
+
+    Args:
+        config: Changed.
+        plugins: Files and modules to add. A file takes the place of one of the same name, which may have moved.
+    """
+    given = {Path(plugin).name for plugin in plugins if plugin.endswith(".py")}
+    named = [*(plugin for plugin in config.plugins if Path(plugin).name not in given), *plugins]
+    config.plugins = [str(Path(p).resolve()) if p.endswith(".py") else p for p in named]
+    if config.data.root is not None:
+        config.data.root = config.data.root.expanduser().resolve()
 
 
 def _train(run: Run, resume: bool, overwrite: bool, changed: dict[str, Any], held: ExitStack) -> int:

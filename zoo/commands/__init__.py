@@ -12,8 +12,9 @@ from traceback import extract_tb
 
 from zoo.commands.authors import run_check
 from zoo.commands.data import run_cache, run_configs, run_data
-from zoo.commands.drawing import run_sample
-from zoo.commands.listings import KINDS, run_describe, run_list, run_listing
+from zoo.commands.drawing import run_interpolate, run_reconstruct, run_sample
+from zoo.commands.encoding import run_encode, run_score
+from zoo.commands.listings import KINDS, run_completion, run_describe, run_list, run_listing
 from zoo.commands.parser import parse
 from zoo.commands.scoring import run_evaluate, run_leaderboard, run_papers, run_reference
 from zoo.commands.settings import run_config
@@ -24,10 +25,15 @@ RUN = {
     "train": run_train,
     "evaluate": run_evaluate,
     "sample": run_sample,
+    "reconstruct": run_reconstruct,
+    "encode": run_encode,
+    "interpolate": run_interpolate,
+    "score": run_score,
     "data": run_data,
     "config": run_config,
     "list": run_list,
     **dict.fromkeys(KINDS, run_listing),
+    "completion": run_completion,
     "describe": run_describe,
     "check": run_check,
     "suite": run_suite,

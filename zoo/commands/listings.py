@@ -83,6 +83,25 @@ def run_listing(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def run_completion(arguments: argparse.Namespace) -> int:
+    """Print what completes commands, options and files in a shell."""
+    try:
+        import shtab
+    except ImportError:
+        raise UserError("completion needs the package shtab: pip install shtab") from None
+    from zoo.commands.parser import parser
+    from zoo.interruption import COMMAND
+
+    top, commands = parser()
+    top.prog = COMMAND  # the one word that a shell completes
+    for command in (top, *commands.values()):
+        for action in command._actions:
+            if action.type is Path:
+                action.complete = shtab.FILE  # type: ignore[attr-defined]
+    print(shtab.complete(top, arguments.shell))
+    return 0
+
+
 def find_rows(kind: str, plugins: Sequence[str] = ()) -> list[Row]:
     """Return what there is of a kind, the zoo's own and that of plugins; their files are read, and not imported.
 

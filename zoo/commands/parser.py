@@ -20,6 +20,7 @@ EPILOG = """examples:
   python run.py --config configs/mlp_mnist.yaml --resume            go on after an interruption
   python run.py evaluate runs/mlp_mnist_z20_s28_1
   python run.py sample runs/mlp_mnist_z20_s28_1 --n 64 --out samples.png
+  python run.py reconstruct runs/mlp_mnist_z20_s28_1 photos --out recon   pictures of your own; also encode, score
   python run.py data configs/vanilla_image_folder.yaml data.root=photos   what a run would see
   python run.py list                                                all variants
   python run.py describe beta                                       equation, options, departures from the paper
@@ -105,12 +106,34 @@ def parser(version: str = "") -> tuple[argparse.ArgumentParser, dict[str, Parser
     evaluate.add_argument("overrides", nargs="*", metavar="key=value", help="such as benchmark.metrics=[fid,ssim]")
 
     sample = commands.add_parser("sample", help="draw images from a trained run")
-    sample.add_argument("run", type=Path, help="the run's folder, or a model.safetensors")
-    _add_plugins(sample)
+    _add_trained(sample)
     sample.add_argument("--n", type=int, default=64, help="how many (default 64)")
-    sample.add_argument("--out", type=Path, default=Path("samples.png"), help="the picture (default samples.png)")
-    sample.add_argument("--label", help="class to draw, by name or number, for conditional variants; else all in turn")
-    sample.add_argument("--seed", type=int, default=0, help="seed of the draw (default 0)")
+    sample.add_argument("--out", type=Path, help="a picture, .npz, or with --each a folder (default samples.png)")
+    sample.add_argument("--each", action="store_true", help="write single files, not a sheet of all")
+    sample.add_argument("--sampler", default="prior", help="what is drawn from: prior, gmm10, …, see `samplers`")
+
+    reconstruct = commands.add_parser("reconstruct", help="encode and decode pictures of your own")
+    _add_trained(reconstruct, pictures=True)
+    reconstruct.add_argument(
+        "--out", type=Path, default=Path("reconstructions"), help="a folder, a picture of pairs, or .npz"
+    )
+
+    encode = commands.add_parser("encode", help="write the latents of pictures of your own")
+    _add_trained(encode, pictures=True)
+    encode.add_argument(
+        "--out", type=Path, default=Path("latents.npz"), help=".npz, .parquet or .safetensors (default latents.npz)"
+    )
+
+    interpolate = commands.add_parser("interpolate", help="what lies between two pictures of your own, or more")
+    _add_trained(interpolate, pictures=True)
+    interpolate.add_argument("--steps", type=int, default=16, help="from one to the next, both included (default 16)")
+    interpolate.add_argument(
+        "--out", type=Path, default=Path("interpolation.gif"), help=".gif or .webp, a picture, .npz, or a folder"
+    )
+
+    score = commands.add_parser("score", help="how well a run knows pictures of your own: the oddest first")
+    _add_trained(score, pictures=True)
+    score.add_argument("--out", type=Path, help="all of them, as .csv or .json")
 
     data = commands.add_parser("data", help="what a run would see: splits, classes, copies, and a sheet of pictures")
     data.add_argument("config", type=Path, help="YAML file, such as configs/vanilla_image_folder.yaml")
@@ -163,7 +186,20 @@ def parser(version: str = "") -> tuple[argparse.ArgumentParser, dict[str, Parser
     cache = commands.add_parser("cache", help="list the cache of decoded images and features, and make room")
     cache.add_argument("--remove", action="append", default=[], metavar="ENTRY", help="remove one, by its name")
     cache.add_argument("--keep", metavar="SIZE", help="remove what was used longest ago until 2G, say, are left")
+    completion = commands.add_parser("completion", help="what completes these words in a shell, to be read by it")
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help='in ~/.bashrc: eval "$(… completion bash)"')
     return top, dict(commands.choices)
+
+
+def _add_trained(command: argparse.ArgumentParser, pictures: bool = False) -> None:
+    """Add what a command on a trained run takes, and on pictures."""
+    command.add_argument("run", type=Path, help="the run's folder, or a model.safetensors")
+    if pictures:
+        command.add_argument("pictures", type=Path, nargs="+", help="files, or folders with their subfolders")
+    _add_plugins(command)
+    of_whom = "the pictures' class" if pictures else "class to draw; else all in turn"
+    command.add_argument("--label", help=f"{of_whom}: by name or number, for conditional variants")
+    command.add_argument("--seed", type=int, default=0, help="seed of all that is drawn (default 0)")
 
 
 def _add_plugins(of_a_run: argparse.ArgumentParser) -> None:

@@ -12,7 +12,7 @@ from zoo.data.decode import ENDINGS
 from zoo.errors import UserError, warn
 
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
-LOOKED_FOR = f"{', '.join(ENDINGS)} (data.root or DATA_ROOT says where to look)"
+WHERE = " (data.root or DATA_ROOT says where to look)"
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,22 @@ class Found:
     others: list[str] = field(default_factory=list)
 
 
-def list_images(folder: Path, recursive: bool) -> Found:
+def list_images(folder: Path, recursive: bool, advice: str = WHERE) -> Found:
     """Look through a folder.
 
     Hidden files and folders are passed over; a file that is linked to twice is listed once.
 
+    Args:
+        folder: Where to look.
+        recursive: Whether to look into its subfolders, too.
+        advice: What to say where there is nothing.
+
     Raises:
         UserError: if the folder is missing, can't be read, or has no image.
     """
+    looked_for = f"{', '.join(ENDINGS)}{advice}"
     if not folder.is_dir():
-        raise UserError(missing(folder) or f"there is no folder {folder.absolute()} to look in for {LOOKED_FOR}")
+        raise UserError(missing(folder) or f"there is no folder {folder.absolute()} to look in for {looked_for}")
     found = Found()
     seen = set()  # device and inode of each folder and file: links may lead in circles
     try:
@@ -72,8 +78,8 @@ def list_images(folder: Path, recursive: bool) -> Found:
     if not found.names:
         within = " or its subfolders" if recursive else ""
         packed = [name for name in found.others if name.lower().endswith(ARCHIVES)]
-        advice = f"; it holds the archive {packed[0]}: unpack that first" if packed else ""
-        raise UserError(f"no file in {folder.absolute()}{within} ends in {LOOKED_FOR}{advice}")
+        unpack = f"; it holds the archive {packed[0]}: unpack that first" if packed else ""
+        raise UserError(f"no file in {folder.absolute()}{within} ends in {looked_for}{unpack}")
     for paths in (found.names, found.dangling, found.others):
         paths.sort()
     return found

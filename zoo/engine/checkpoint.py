@@ -104,7 +104,7 @@ def load(
     Raises:
         UserError: if there are no weights, the file is damaged or no model of this zoo, or a plugin is not loaded.
     """
-    if Path(run).is_dir():
+    if os.path.isdir(run):  # no error if the name is longer than any may be
         refuse_links(Path(run))
     path = weights_file(Path(run))
     recipe = recipe_of(path)
@@ -144,8 +144,10 @@ def weights_file(run: Path) -> Path:
     Raises:
         UserError: if there is none.
     """
-    candidates = [run] if run.is_file() else [run / MODEL_FILE, pointed_to(run / "checkpoints" / "latest") / MODEL_FILE]
-    path = next((candidate for candidate in candidates if candidate.is_file()), None)
+    candidates = (
+        [run] if os.path.isfile(run) else [run / MODEL_FILE, pointed_to(run / "checkpoints" / "latest") / MODEL_FILE]
+    )
+    path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
     if path is None:
         raise UserError(f"there is no trained model in {run}: looked for {MODEL_FILE} and for checkpoints/latest")
     return path
@@ -355,7 +357,7 @@ def _tensors(state: Any) -> Iterator[Tensor]:
 
 def pointed_to(pointer: Path) -> Path:
     """Return the checkpoint that `latest` or `best` stands for; the pointer itself where it stands for none."""
-    if pointer.is_file() and not pointer.is_symlink():
+    if os.path.isfile(pointer) and not pointer.is_symlink():
         return pointer.with_name(Path(pointer.read_text()).name)
     return pointer.resolve()
 

@@ -13,7 +13,7 @@ import psutil
 
 from zoo.config import Config
 from zoo.errors import UserError
-from zoo.interruption import program
+from zoo.interruption import COMMAND, program
 from zoo.processes import end_with_parent
 
 MOST_CHARACTERS = 4096  # of a command line that are kept
@@ -66,7 +66,7 @@ def _flag(words: Sequence[str], name: str) -> str:
 
 def command() -> str:
     """Return the command line that started this process, launcher and all, as it would be typed; "" in a notebook."""
-    if Path(sys.argv[0]).name in NOTEBOOKS or not sys.argv[0]:
+    if in_notebook() or not sys.argv[0]:
         return ""
     launcher = launching_command()
     if launcher:
@@ -97,9 +97,15 @@ def launching_command() -> tuple[str, ...]:
     return tuple(words) if launched else ()
 
 
+def in_notebook() -> bool:
+    """Say whether this process is a notebook's."""
+    return Path(sys.argv[0]).name in NOTEBOOKS
+
+
 def again() -> str:
     """Say what to type to go on with this run."""
-    line = command()
-    if not line:
+    line, started = command(), Path(sys.argv[0])
+    ours = started.name in ("run.py", COMMAND) or started.parts[-2:] == ("zoo", "__main__.py")
+    if not (line and ours):  # somebody's own code trains
         return "train it again with resume=True"
     return line if "--resume" in sys.argv else f"{line.replace(' --overwrite', '')} --resume"

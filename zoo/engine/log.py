@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 from zoo.base import BaseVAE
+from zoo.engine.launch import in_notebook
 from zoo.engine.setup import Run
 from zoo.files import METRICS_FILE, append_line
 from zoo.pictures.drawing import Painter
@@ -98,7 +99,7 @@ class Log:
     @contextmanager
     def running(self, step: int) -> Iterator[None]:
         """Show a bar and let the clock run, from this step on."""
-        shown = self.accelerator.is_main_process and sys.stderr.isatty()
+        shown = self.accelerator.is_main_process and (sys.stderr.isatty() or in_notebook())
         total = self.run.total_steps
         self.bar = tqdm(total=total, initial=step, unit="step", dynamic_ncols=True, disable=not shown)
         with self.bar:

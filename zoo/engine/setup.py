@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file
 from torch import nn
@@ -127,6 +128,7 @@ def set_up(config: Config) -> Run:
     Raises:
         UserError: one sentence about the first thing that doesn't.
     """
+    forget_earlier_run()
     for plugin in config.plugins:
         load_plugin(plugin)
     options = config.model.options
@@ -314,6 +316,15 @@ def choose_precision(config: Config, device: str, bf16_safe: bool = True) -> str
     if config.mixed_precision == "auto":
         return "bf16" if bf16_safe and has_bf16(device) else "no"
     return config.mixed_precision
+
+
+def forget_earlier_run() -> None:
+    """Let a run choose device and precision anew: of those in one process, Accelerate keeps what the first one chose.
+
+    A process group stays as it is, since its processes can't leave it one by one.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def make_accelerator(config: Config, precision: str) -> Accelerator:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from types import FrameType
 
 import torch
@@ -16,14 +17,18 @@ SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SI
 
 
 class StopRequest:
-    """Turns the first of `SIGNALS` into a flag, read between steps; a second one kills as usual."""
+    """Turns the first of `SIGNALS` into a flag, read between steps; a second one kills as usual.
+
+    In a thread beside the main one, which alone hears signals, it hears none.
+    """
 
     def __init__(self, accelerator: Accelerator) -> None:
         self.accelerator = accelerator
         self.signal = 0
 
     def __enter__(self) -> StopRequest:
-        self._before = {s: signal.signal(s, self._set) for s in SIGNALS}
+        heard = SIGNALS if threading.current_thread() is threading.main_thread() else []
+        self._before = {s: signal.signal(s, self._set) for s in heard}
         return self
 
     def __exit__(self, *_: object) -> None:

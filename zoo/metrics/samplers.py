@@ -128,7 +128,7 @@ def sample_batches(subject: Subject, sampler: str, n: int, batch_size: int) -> I
         UserError: if there is no such sampler, or it can't serve this model.
     """
     target = SAMPLERS.lookup(sampler).target
-    draw = once(subject, f"sampler {sampler}", lambda: _fitted(subject, sampler))
+    draw = once(subject, f"sampler {sampler}", lambda: fitted(subject, sampler))
     model, train = subject.model, subject.data.train
     for number in range(subject.accelerator.process_index, -(-n // batch_size), subject.accelerator.num_processes):
         size = min(batch_size, n - number * batch_size)
@@ -161,8 +161,12 @@ def _images_fault(images: Tensor, range: tuple[float, float]) -> str:
     return "" if inside else f"draws images from {least:g} to {most:g}, and the model's lie in [{low:g}, {high:g}]"
 
 
-def _fitted(subject: Subject, sampler: str) -> Draw:
-    """Fit a sampler, and see that it returns how to draw."""
+def fitted(subject: Subject, sampler: str) -> Draw:
+    """Fit a sampler, and see that it returns how to draw.
+
+    Raises:
+        UserError: if there is no such sampler, or it can't serve this model.
+    """
     target = SAMPLERS.lookup(sampler).target
     draw = _guarded(f"sampler {sampler!r}: {target.__name__}", lambda: target(subject), target)
     if not callable(draw):

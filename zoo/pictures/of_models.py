@@ -35,17 +35,6 @@ def to_unit(images: Tensor, range: tuple[float, float]) -> Tensor:
     return ((images - low) / (high - low)).clamp(0, 1)
 
 
-def save_grid(images: Tensor, path: Path, columns: int) -> None:
-    """Save images side by side, `columns` to a row, each enlarged to about 64 pixels or more.
-
-    Args:
-        images: `[N, C, H, W]` in [0, 1]; of other than 1 or 3 channels, the first is shown.
-        path: The PNG.
-        columns: Images to a row.
-    """
-    drawing.sheet(_tiles(images), path, columns)
-
-
 def examples(rows: Mapping[str, Tensor], path: Path) -> None:
     """Save a row of images for each name: `[N, C, H, W]` in [0, 1], of any N each."""
     columns = max(map(len, rows.values()))
