@@ -1,7 +1,6 @@
-"""The README's picture: what variants that were trained alike make of MNIST, a row each.
+"""The README's picture: what variants made of MNIST, a row each, cut out of the pictures of their published runs.
 
-vae-zoo suite zoo
-python -m benchmarks.picture runs/zoo docs/images/variants.png
+python -m benchmarks.picture benchmarks/results/zoo/runs docs/images/variants.png
 """
 
 from __future__ import annotations
@@ -10,44 +9,58 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
+import numpy as np
+from PIL import Image
 
-from zoo.config import load_config
-from zoo.data import build_data
-from zoo.engine.checkpoint import load
-from zoo.files import CONFIG_FILE
-from zoo.pictures import drawing
-from zoo.pictures.of_models import tiles, to_unit
-from zoo.pictures.of_runs import first_batch
+from zoo.pictures.drawing import BREAK, MARGIN, PAD, sheet
 
-RUNS = ("ae", "mlp", "beta4", "factor", "vamp", "vq", "mnist", "vae_gan")
-SEEN, DRAWN = 6, 10  # images to a row: reconstructions, samples
+RUNS = ("ae", "mlp", "beta4", "vamp", "vq", "mnist", "vae_gan")
+SEEN, DRAWN = 6, 9  # images to a row: reconstructions, samples
+TILE, TITLE = 84, 28  # pixels of an image and above all, in a sheet that was shrunk when it was saved
+SIDE = 48  # pixels of an image here
 
 
 def draw(folders: Sequence[Path], out: Path) -> None:
     """Draw each run's reconstructions of the same test images, and the first samples from its prior."""
-    rows: list[torch.Tensor] = []
+    rows: list[list[np.ndarray]] = []
     names: list[str] = []
     for folder in folders:
-        model = load(folder).eval()
-        batch = first_batch(build_data(load_config(folder / CONFIG_FILE).data).test, model, SEEN)
-        with torch.no_grad():
-            samples = model.sample(DRAWN, generator=torch.Generator().manual_seed(0))
-            images = [model.reconstruct(batch.x), samples]
+        seen, made = (_band(folder / "reconstructions.png", row, SEEN) for row in (0, 1))
         if not rows:
-            rows.append(torch.cat([to_unit(batch.x, model.image.range), torch.ones(DRAWN, *batch.x.shape[1:])]))
+            rows.append([*seen, *[np.full((SIDE, SIDE, 1), 255, np.uint8)] * DRAWN])
             names.append("images")
-        rows.append(to_unit(torch.cat(images), model.image.range))
-        names.append(load_config(folder / CONFIG_FILE).model.name)
-    drawing.sheet(
-        tiles(torch.cat(rows)),
+        rows.append([*made, *_samples(folder / "generated_samples.png")])
+        names.append(folder.name.removesuffix("_mnist_0"))
+    sheet(
+        np.stack([image for row in rows for image in row]),
         out,
         SEEN + DRAWN,
-        title="Reconstructions (left) and samples from the prior (right), five epochs of MNIST each",
+        title="Reconstructions, and samples from the prior, after five epochs of MNIST",
         row_names=names,
         breaks_below={0},
         breaks_right={SEEN - 1},
     )
+
+
+def _band(path: Path, row: int, count: int) -> list[np.ndarray]:
+    """Cut the first images of a row of pairs out of a sheet of three such rows, ten images to each."""
+    picture = Image.open(path).convert("L")
+    scale = picture.height / (2 * MARGIN + TITLE + 6 * TILE + 3 * PAD + 2 * BREAK)
+    left = picture.width / scale - MARGIN - 10 * TILE - 9 * PAD
+    return [_cut(picture, left + i * (TILE + PAD), MARGIN + TITLE + row * (TILE + PAD), scale) for i in range(count)]
+
+
+def _samples(path: Path) -> list[np.ndarray]:
+    """Cut the first samples out of a sheet of eight to a row."""
+    picture = Image.open(path).convert("L")
+    scale = picture.width / (2 * MARGIN + 8 * TILE + 7 * PAD)
+    places = [(MARGIN + i % 8 * (TILE + PAD), MARGIN + TITLE + i // 8 * (TILE + PAD)) for i in range(DRAWN)]
+    return [_cut(picture, x, y, scale) for x, y in places]
+
+
+def _cut(picture: Image.Image, x: float, y: float, scale: float) -> np.ndarray:
+    box = (x * scale, y * scale, (x + TILE) * scale, (y + TILE) * scale)
+    return np.array(picture.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box))[..., None]
 
 
 if __name__ == "__main__":

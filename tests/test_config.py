@@ -225,6 +225,7 @@ POSITIVE_INTEGERS = (
 ILLEGAL = {
     **dict.fromkeys(POSITIVE_INTEGERS, ("0", "-1", "1.5", "many", "[]")),
     **dict.fromkeys(("seed", "lr_warmup"), ("-1", "1.5", "many")),
+    "seeds": ("[]", "[-1]", "[0.5]", "3"),
     **dict.fromkeys(("epochs", "lr", "clip", "optimizer.eps", "warmup_epochs"), ("0", "-1", "many", ".inf", ".nan")),
     **dict.fromkeys(("ema",), ("0", "1", "-1", "2", ".nan")),
     **dict.fromkeys(("data.val_fraction", "data.test_fraction"), ("1", "-0.1", "2", "some", ".nan")),

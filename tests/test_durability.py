@@ -264,7 +264,8 @@ def test_a_second_writer_is_refused_and_a_stale_lock_taken_over(tmp_path: Path) 
         pytest.raises(UserError, match=rf"{out} is in use by process {os.getpid()} on .*, since .*: wait for it"),
     ):
         run(make_config(out, **STEPS))
-    assert not list(out.iterdir()), "a lock leaves with its holder"
+    assert not out.exists(), "a lock leaves with its holder, and with the folder that it made"
+    out.mkdir()
     (out / folder.HOLDER_FILE).write_text("process 1 on nowhere, since long ago\n")
     (out / folder.LOCK_FILE).touch()  # of a process that was killed
     assert run(make_config(out, **STEPS)) == 0

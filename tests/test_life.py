@@ -62,9 +62,7 @@ def evaluate(out: Path, *overrides: str, **options: Any) -> None:
 def test_other_weights_of_a_run_are_scored_beside_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     validate = Trainer._validate
     losses = {16: 1.0}  # which makes it the best
-    monkeypatch.setattr(
-        Trainer, "_validate", lambda self, ends: validate(self, ends) | {"val/loss": losses.get(self.step, 2.0)}
-    )
+    monkeypatch.setattr(Trainer, "_validate", lambda self: validate(self) | {"val/loss": losses.get(self.step, 2.0)})
     out = tmp_path / "run"
     assert run(make_config(out, steps=25)) == 0
     before = read_results(out)
@@ -126,6 +124,7 @@ OTHERWISE: dict[str, Any] = {
     "benchmark.metrics": ["mse"],
     "benchmark.samplers": ["gmm10"],
     "benchmark.inception_weights": "/w.pth",
+    "benchmark.mobilenet_weights": "/w.pth",
     "benchmark.options": {"nll": {"k": 3}},
 }
 

@@ -364,6 +364,8 @@ def spare_processor() -> None:
 def has_bf16(device: str) -> bool:
     """Say whether the processor multiplies bfloat16 in hardware."""
     if device == "cpu":
+        if not hasattr(torch.cpu, "get_capabilities"):  # a torch older than that
+            return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
     return device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)

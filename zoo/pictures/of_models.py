@@ -41,7 +41,7 @@ def examples(rows: Mapping[str, Tensor], path: Path) -> None:
     filled = [
         torch.cat([images, images.new_ones(columns - len(images), *images.shape[1:])]) for images in rows.values()
     ]
-    drawing.sheet(tiles(torch.cat(filled)), path, columns, title="Images as a model gets them", row_names=list(rows))
+    drawing.sheet(_tiles(torch.cat(filled)), path, columns, title="Images as a model gets them", row_names=list(rows))
 
 
 def reconstructions(model: BaseVAE, batch: Batch, path: Path, by: Draws = drawing) -> None:
@@ -57,7 +57,7 @@ def reconstructions(model: BaseVAE, batch: Batch, path: Path, by: Draws = drawin
     sheet = torch.stack(rows, 1)  # [bands, 2, columns, C, H, W]
     bands = len(sheet)
     by.sheet(
-        tiles(sheet.flatten(0, 2)),
+        _tiles(sheet.flatten(0, 2)),
         path,
         columns,
         title="Images and their reconstructions",
@@ -92,7 +92,7 @@ def generated_samples(
     if not model.needs_labels:
         with _at_rest(model):
             images = _unit(model, model.sample(n, generator=generator))
-        by.sheet(tiles(images), path, math.ceil(math.sqrt(n)), title="Samples from the prior")
+        by.sheet(_tiles(images), path, math.ceil(math.sqrt(n)), title="Samples from the prior")
         return
     if y is None:
         if not model.image.classes:
@@ -103,7 +103,7 @@ def generated_samples(
         labels = y.repeat_interleave(PER_CLASS, 0).to(model.device)
         images = _unit(model, model.sample(len(labels), labels, generator=generator))
     by.sheet(
-        tiles(images),
+        _tiles(images),
         path,
         PER_CLASS,
         title="Samples from the prior, class by class" if of_class else "Samples from the prior, a label to each row",
@@ -132,7 +132,7 @@ def interpolations(model: BaseVAE, batch: Batch, path: Path, rows: int = 6, colu
     ends = _unit(model, x).unflatten(0, (rows, 2))
     percent = [f"{100 * step / (columns - 1):.0f} %" for step in range(columns)]
     drawing.sheet(
-        tiles(torch.cat([ends[:, :1], between, ends[:, 1:]], 1).flatten(0, 1)),
+        _tiles(torch.cat([ends[:, :1], between, ends[:, 1:]], 1).flatten(0, 1)),
         path,
         columns + 2,
         title="From one image to another, on a straight line through the latent space",
@@ -215,7 +215,7 @@ def traversals(model: BaseVAE, batch: Batch, path: Path, dims: int = 10, columns
         labels = None if y is None else y[:1].repeat_interleave(len(chosen) * columns, 0)
         images = _unit(model, model.decode(z.flatten(0, 1), labels))
     drawing.sheet(
-        tiles(images),
+        _tiles(images),
         path,
         columns,
         title="Traversals: one latent dimension at a time, the most informative first",
@@ -275,7 +275,7 @@ def _principal_components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return pca.transform(points), np.nan_to_num(pca.explained_variance_ratio_)
 
 
-def tiles(images: Tensor) -> np.ndarray:
+def _tiles(images: Tensor) -> np.ndarray:
     """`[N, C, H, W]` in [0, 1] to uint8 `[N, h, w, 1 or 3]`: small ones enlarged without blur, large ones shrunk."""
     return (255 * _resized(images.detach().cpu())).round().byte().permute(0, 2, 3, 1).numpy()
 

@@ -8,10 +8,10 @@ FAMILIES = {
     "disentangling": ("beta", "beta_capacity", "beta_tc", "factor", "dip_i", "dip_ii"),
     "aggregate posterior": ("info", "wae_mmd", "swae", "aae"),
     "tighter bounds": ("iwae", "miwae", "ciwae", "piwae"),
-    "priors": ("vamp", "two_stage"),
+    "priors": ("vamp", "flow_prior", "two_stage"),
     "posteriors": ("iaf", "planar", "hyperspherical", "ladder"),
-    "discrete": ("vq", "fsq", "categorical"),
-    "likelihoods": ("sigma", "logcosh", "ms_ssim"),
+    "discrete": ("vq", "rvq", "lfq", "bsq", "fsq", "categorical"),
+    "likelihoods": ("sigma", "logcosh", "ms_ssim", "continuous_bernoulli", "logistic_mixture"),
     "adversarial": ("vae_gan",),
 }
 OTHER = "other"  # a plugin's
