@@ -19,7 +19,7 @@ Logs:
 
 Departs from the paper: there is no discriminator and no perceptual term, and the net is no transformer; the average's
 entropy is exact within groups of `group` bits, as in the authors' code (the paper's text has groups of one). Weight and
-sharpness are those that did best here, where terms are sums.
+sharpness are of our own choice, as terms are sums here.
 """
 
 from typing import Any

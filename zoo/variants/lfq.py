@@ -20,7 +20,7 @@ Logs:
 
 Departs from the paper: there is no discriminator and no perceptual term; the prior is trained along with the codes, and
 is a causal transformer; the commitment is not in its text, but in what others trained after it. Weight and temperature
-are those that did best here, where terms are sums.
+are of our own choice, as terms are sums here.
 """
 
 from typing import Any
