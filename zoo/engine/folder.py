@@ -48,7 +48,20 @@ CHECKPOINTS = "checkpoints"
 LOCK_FILE, HOLDER_FILE = ".lock", ".lock.txt"
 # What a resumed run may change without a trace: what it writes on the way, and on what it is computed.
 MAY_CHANGE = (
-    *("out", "title", "plugins", "device", "shard", "threads", "keep", "trackers", "wandb", "data.root", "data.cache"),
+    *(
+        "out",
+        "title",
+        "seeds",
+        "plugins",
+        "device",
+        "shard",
+        "threads",
+        "keep",
+        "trackers",
+        "wandb",
+        "data.root",
+        "data.cache",
+    ),
     *("data.verify",),
     *("log_every", "eval_every", "checkpoint_every", "eval_batch_size", "benchmark"),
 )
