@@ -92,3 +92,9 @@ def test_the_committed_pages_are_what_the_code_and_the_results_say(monkeypatch: 
     for name, text in texts.items():
         assert (DOCS / name).read_text() == text, f"{name} is {again}"
     assert set(texts) == {"README.md"} | {f"{entry.name}.md" for entry in VARIANTS}
+
+
+def test_nothing_that_is_kept_is_large() -> None:
+    kept = [file for folder in ("benchmarks/results", "docs") for file in (ROOT / folder).rglob("*") if file.is_file()]
+    assert len(kept) > 100
+    assert [str(file) for file in kept if file.stat().st_size > 1_000_000] == []

@@ -17,7 +17,7 @@ from zoo.files import CONFIG_FILE
 from zoo.reports.board.rows import Board, Row
 
 PICTURES = {"samples": "generated_samples.png", "reconstructions": "reconstructions.png"}
-PICTURE_BYTES, PAGE_BYTES = 12_000, 1_200_000  # one picture's, and all pictures' of a page
+PICTURE_BYTES, PAGE_BYTES = 12_000, 450_000  # one picture's, and all of a page's: with them it stays below 1 MB
 SIDES = (48, 800)  # of an embedded picture, pixels
 PIXELS_PER_BYTE = 20  # of a sheet of digits as WEBP, about
 QUALITY = 50
