@@ -14,7 +14,7 @@ from torch import Tensor
 import zoo
 from tests.runs import make_config, run, small
 from zoo import trained
-from zoo.base import SYMMETRIC, VARIANTS, Batch, ImageSpec, random_batch
+from zoo.base import SYMMETRIC, VARIANTS, BaseVAE, Batch, ImageSpec, random_batch
 from zoo.engine.checkpoint import load as load_raw
 from zoo.engine.validation import mean_terms
 from zoo.errors import DoesNotApply, UserError
@@ -115,6 +115,9 @@ def test_every_variant_can_be_used_so(name: str) -> None:
     own = preferred_range(name, small(name))
     image = ImageSpec(1, 16, 16, own, classes=3, train_size=50)
     model = Trained(zoo.create(name, image, **small(name)).eval())
+    facts = BaseVAE.__annotations__.keys() - {"progress"}
+    assert {"codebooks", "players"} <= facts
+    assert {fact: getattr(model, fact) for fact in facts} == {fact: getattr(model.model, fact) for fact in facts}
     x = torch.randint(256, (5, 1, 16, 16), dtype=torch.uint8)
     y = torch.arange(5) % 3 if model.needs_labels else None
     images = [model.sample(4, 1 if model.needs_labels else None), model.reconstruct(x, y), model.generate(x, y)]

@@ -25,11 +25,7 @@ from zoo.pictures.of_models import to_unit
 
 PIECE = 2**22  # numbers of the images that go through a model at once: some 5,000 of MNIST, 341 of 3 x 64 x 64
 SLACK = 1e-3  # that rounding may take a pixel beyond [0, 1]
-# What the contract says of a variant, which is no method.
-FACTS = (
-    *("players", "needs_labels", "stochastic", "codebook_size", "batch_terms", "own_bound", "bf16_safe"),
-    *("not_compiled", "optimizers"),
-)
+FACTS = BaseVAE.__annotations__.keys() - {"progress"}  # what the contract says of a variant; progress is a buffer
 
 Images = Tensor | np.ndarray
 Labels = Tensor | np.ndarray | Sequence[int] | int
