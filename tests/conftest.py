@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import urllib.error
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from accelerate.state import AcceleratorState
 from hypothesis import settings
 
 from zoo.commands import main
+from zoo.metrics.features import INCEPTION_VARIABLE
+from zoo.nets.pretrained import MOBILENET_VARIABLE
 
 torch.set_num_threads(1)
 settings.register_profile("zoo", deadline=None)  # a busy machine is no failure
@@ -48,3 +52,16 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str
         return code, said.out, said.err
 
     return call
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Let nothing be downloaded, and weights be found in this test's own places alone."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise urllib.error.URLError("no network here")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    for variable in (INCEPTION_VARIABLE, MOBILENET_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)

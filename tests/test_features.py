@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import urllib.error
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,20 +58,13 @@ class Corner(nn.Module):
         return images[:, 0, :4, :4].flatten(1)
 
 
+pytestmark = pytest.mark.usefixtures("no_network")
+
+
 @pytest.fixture(autouse=True)
 def corner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(EXTRACTORS, "_entries", dict(EXTRACTORS._entries))
     register_extractor("corner")(Corner)
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise urllib.error.URLError("no network here")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.delenv(INCEPTION_VARIABLE, raising=False)
 
 
 @pytest.fixture

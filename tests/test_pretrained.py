@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import urllib.error
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,17 +21,8 @@ from zoo.metrics.fid import frechet_distance
 from zoo.nets import pretrained
 from zoo.nets.pretrained import LAYERS, MEAN, MOBILENET_VARIABLE, STD, Backbone, MobileNet, Perceptual
 
+pytestmark = pytest.mark.usefixtures("no_network")
 FILE = "mobilenet_v2-b0353104.pth"
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(*_: Any, **__: Any) -> None:
-        raise urllib.error.URLError("no network here")
-
-    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
-    monkeypatch.delenv(MOBILENET_VARIABLE, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -91,18 +91,9 @@ def load(
     plugins: Sequence[str] = (),
     trust_plugins: bool = False,
 ) -> BaseVAE:
-    """Build a run's model with its trained weights, in evaluation mode: `model = zoo.load("runs/mlp_mnist_z20_s28_0")`.
+    """Build a run's variant with its trained weights, in evaluation mode, images in its own range.
 
-    No code that a run names is imported, unless you say so.
-
-    Args:
-        run: A run's folder (its final weights, or those of the newest checkpoint), or a `model.safetensors`.
-        device: Where to put the model.
-        plugins: Files or modules to load, such as that of the run's variant.
-        trust_plugins: Load the copies of plugins in the run's folder: their code is run.
-
-    Raises:
-        UserError: if there are no weights, the file is damaged or no model of this zoo, or a plugin is not loaded.
+    Users call `zoo.load` (zoo/trained.py), which takes the same arguments, and refuses the same.
     """
     if os.path.isdir(run):  # no error if the name is longer than any may be
         refuse_links(Path(run))

@@ -48,21 +48,8 @@ CHECKPOINTS = "checkpoints"
 LOCK_FILE, HOLDER_FILE = ".lock", ".lock.txt"
 # What a resumed run may change without a trace: what it writes on the way, and on what it is computed.
 MAY_CHANGE = (
-    *(
-        "out",
-        "title",
-        "seeds",
-        "plugins",
-        "device",
-        "shard",
-        "threads",
-        "keep",
-        "trackers",
-        "wandb",
-        "data.root",
-        "data.cache",
-    ),
-    *("data.verify",),
+    *("out", "title", "seeds", "plugins", "device", "shard", "threads", "keep", "trackers", "wandb"),
+    *("data.root", "data.cache", "data.verify"),
     *("log_every", "eval_every", "checkpoint_every", "eval_batch_size", "benchmark"),
 )
 # But for these, where the best weights by validation loss are those that count, or end the run.
