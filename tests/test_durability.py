@@ -11,8 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 import zoo
+from tests.mortal import Mortal
 from tests.runs import ROOT, digest, make_config, rows, run, settings
 from zoo.engine import folder
 from zoo.engine.checkpoint import Checkpoints, pointed_to
@@ -31,6 +31,8 @@ from zoo.files import append_line, read_lines, read_results, replace_file
 from zoo.runs import train
 
 STEPS = {"steps": 12, "log_every": 5, "checkpoint_every": 3, "data": {"name": "digits", "limit": 100}}
+LONGER = STEPS | {"steps": 1500, "log_every": 50, "checkpoint_every": 40}
+Whole = Callable[[int, dict[str, Any]], Path]
 
 
 class Killed(BaseException):
@@ -56,114 +58,70 @@ def same_numbers(out: Path, other: Path) -> bool:
 # ---- kills
 
 
-OPERATIONS = ("replace", "rename", "unlink", "mkdir", "fsync", "symlink", "open")
-KILL = """
-import os, sys
-number, operations, folder = int(sys.argv[1]), sys.argv[2].split(","), sys.argv[3]
-count = 0
-
-def mortal(original):
-    def call(*arguments, **options):
-        global count
-        touched = [str(a) for a in arguments if isinstance(a, (str, os.PathLike))]
-        if any(folder in path for path in touched) or original is fsync:
-            count += 1
-            if count == number:
-                os._exit(9)
-        return original(*arguments, **options)
-    return call
-
-fsync = os.fsync
-sys.path.insert(0, {root!r})
-from zoo.config import load_config  # what imports do to files is not meant
-import zoo.runs
-for name in operations:
-    setattr(os, name, mortal(getattr(os, name)))
-sys.argv[1:] = []
-code = zoo.runs.train(load_config({config!r}), resume=True)
-print("operations", count)
-os._exit(code)
-"""
+@pytest.fixture(scope="module")
+def mortal() -> Iterator[Mortal]:
+    with Mortal() as started:
+        yield started
 
 
-def run_mortal(tmp_path: Path, out: Path, number: int) -> subprocess.CompletedProcess[str]:
-    config = tmp_path / "config.yaml"
-    config.write_text(json.dumps(settings(out, **STEPS)))
-    script = KILL.format(root=str(ROOT), config=str(config))
-    return subprocess.run(
-        [sys.executable, "-c", script, str(number), ",".join(OPERATIONS), str(out)], capture_output=True, text=True
-    )
+@pytest.fixture(scope="module")
+def whole(mortal: Mortal, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Return a run that nothing disturbs, by number of processes and settings."""
+    folder = tmp_path_factory.mktemp("whole")
+
+    def of(ranks: int, changes: dict[str, Any]) -> Path:
+        out = folder / f"{ranks}_{changes['steps']}"
+        if not out.is_dir():
+            assert mortal.run(settings(out, **changes), ranks) == 0
+        return out
+
+    return of
 
 
-def killed_at(tmp_path: Path, number: int, undisturbed: Path) -> bool:
+def killed_at(mortal: Mortal, ranks: int, operation: int, out: Path, undisturbed: Path) -> bool:
     """Kill a run at an operation, resume it, and compare; return whether it lived long enough to be killed."""
-    out = tmp_path / f"killed_{number}"
-    first = run_mortal(tmp_path, out, number)
-    if first.returncode == 0:
+    config = settings(out, **STEPS)
+    if mortal.run(config, ranks, operation=operation) == 0:
         return False
-    assert first.returncode == 9, first.stderr
-    again = run_mortal(tmp_path, out, 10**9)
-    assert again.returncode == 0, f"after a kill at operation {number}: {again.stderr}"
-    assert same_numbers(out, undisturbed), f"after a kill at operation {number}"
+    assert mortal.run(config, ranks) == 0
+    assert same_numbers(out, undisturbed), f"after a kill at operation {operation}"
     best = Checkpoints(out, 2).best()
     assert best is not None and pointed_to(out / "checkpoints" / "best").name == f"step_{best:08d}"
     assert not list(out.rglob("*partial*"))
+    shutil.rmtree(out)
     return True
 
 
-@pytest.mark.parametrize("number", [3, 40, 77])
-def test_a_kill_at_a_file_operation(number: int, tmp_path: Path, undisturbed: Path) -> None:
-    assert killed_at(tmp_path, number, undisturbed)
+@pytest.mark.parametrize("operation", [3, 40, 77])
+def test_a_kill_at_a_file_operation(operation: int, tmp_path: Path, mortal: Mortal, undisturbed: Path) -> None:
+    assert killed_at(mortal, 1, operation, tmp_path / "r", undisturbed)
 
 
 @pytest.mark.slow
-def test_a_kill_at_each_file_operation(tmp_path: Path, undisturbed: Path) -> None:
-    number = 1
-    while killed_at(tmp_path, number, undisturbed):
-        number += 1
-    assert number > 50
-
-
-LONGER = {"steps": 1500, "log_every": 50, "checkpoint_every": 40, "data": {"name": "digits", "limit": 100}}
-TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "run.py"]
-STARTERS = {1: [sys.executable, "run.py"], 2: TWO}
-
-
-def start(processes: int, out: Path) -> subprocess.Popen[bytes]:
-    config = out.with_suffix(".yaml")
-    config.write_text(json.dumps(settings(out, **LONGER)))
-    return subprocess.Popen(
-        [*STARTERS[processes], "--config", str(config), "--resume"],
-        cwd=ROOT,
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "PYTHONPATH": str(ROOT)},
-        start_new_session=True,
-    )
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_kill_at_each_file_operation(ranks: int, tmp_path: Path, mortal: Mortal, whole: Whole) -> None:
+    undisturbed = whole(ranks, STEPS)
+    operation = 1
+    while killed_at(mortal, ranks, operation, tmp_path / f"r{operation}", undisturbed):
+        operation += 1
+    assert operation > 50
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("processes", "kills"), [(1, 80), (2, 20)])
-def test_kills_at_random_moments(processes: int, kills: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ranks", "kills"), [(1, 80), (2, 20)])
+def test_kills_at_random_moments(ranks: int, kills: int, tmp_path: Path, mortal: Mortal, whole: Whole) -> None:
     """Between the moment when a run's folder is there and its end, which is as far away as it was undisturbed."""
-    whole = tmp_path / "whole"
-    process = start(processes, whole)
-    wait_for(whole.is_dir, process)
     began = time.monotonic()
-    assert process.wait() == 0
+    undisturbed = whole(ranks, LONGER)
     lifetime = time.monotonic() - began
     moments = random.Random(0)
     cut = 0
     for number in range(kills):
-        out = tmp_path / f"killed_{number}"
-        process = start(processes, out)
-        wait_for(out.is_dir, process)
-        time.sleep(moments.uniform(0, lifetime))
-        cut += process.poll() is None
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert start(processes, out).wait() == 0
-        assert same_numbers(out, whole), f"kill {number}"
-        shutil.rmtree(out)
+        config = settings(tmp_path / f"r{number}", **LONGER)
+        cut += mortal.run(config, ranks, after=moments.uniform(0, lifetime)) != 0
+        assert mortal.run(config, ranks) == 0
+        assert same_numbers(tmp_path / f"r{number}", undisturbed), f"kill {number}"
+        shutil.rmtree(config["out"])
     assert cut > kills / 2
 
 
