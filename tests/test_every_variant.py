@@ -39,8 +39,10 @@ def test_trains_resumes_and_is_scored(name: str, tmp_path: Path, monkeypatch: py
         "reconstructions.png",
         "generated_samples.png",
         "interpolations.png",
+        "interpolations.webp",
         "latent_space.png",
         "traversals.png",
+        "traversals.webp",
     } <= {file.name for file in whole.iterdir()}
 
     model = zoo.load(whole)

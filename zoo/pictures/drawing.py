@@ -1,4 +1,4 @@
-"""Drawing without torch: sheets of images, and curves, as small palette PNGs.
+"""Drawing without torch: sheets of images, in full size and colour, and curves.
 
 Run as a script it is the other end of a `Painter`: it imports neither torch nor the zoo, so as to start at once. A
 picture overwrites an earlier one in one stroke.
@@ -31,7 +31,7 @@ from PIL import Image, ImageDraw, ImageFont
 PAD = 2  # pixels between two images
 BREAK = 14  # pixels between two bands of images
 MARGIN = 8  # pixels around a sheet
-MAX_BYTES = 250_000
+FRAME_MS, FILM_QUALITY = 90, 90
 VALIDATION = b'"val/'  # in a log's row
 INK = "#202020"
 MUTED = "#707070"
@@ -81,6 +81,29 @@ def sheet(
     for name, x in zip(column_names, xs, strict=bool(column_names)):
         draw.text((x + width / 2, top - 4), name, INK, font, anchor="ms")
     _save_picture(picture, path)
+
+
+def film(frames: np.ndarray, path: Path, columns: int) -> None:
+    """Save sheets of images as a moving picture, an animated WebP that goes on from the last to the first without end.
+
+    Args:
+        frames: uint8 `[frames, N, H, W, C]`, of 1 or 3 channels.
+        path: The WebP.
+        columns: Images to a row of a sheet.
+    """
+    pictures = []
+    for images in frames:
+        rows = -(-len(images) // columns)
+        height, width, channels = images.shape[1:]
+        pixels = np.full((rows * (height + PAD) + PAD, columns * (width + PAD) + PAD, channels), 255, dtype=np.uint8)
+        for i, image in enumerate(images):
+            y, x = PAD + i // columns * (height + PAD), PAD + i % columns * (width + PAD)
+            pixels[y : y + height, x : x + width] = image
+        pictures.append(Image.fromarray(pixels[..., 0] if channels == 1 else pixels).convert("RGB"))
+    buffer = io.BytesIO()
+    first, *others = pictures
+    first.save(buffer, "WEBP", save_all=True, append_images=others, duration=FRAME_MS, loop=0, quality=FILM_QUALITY)
+    _replace(path, buffer.getvalue())
 
 
 def read_rows(metrics: Path, most: int = 4000) -> list[dict[str, Any]]:
@@ -148,7 +171,7 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Save a figure as a palette PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-    _save_picture(Image.open(buffer).convert("RGB"), path)
+    _save_picture(Image.open(buffer).convert("RGB").quantize(256), path)
 
 
 class Painter:
@@ -245,14 +268,15 @@ def _limit_height(axes: Axes, values: np.ndarray) -> None:
 
 
 def _save_picture(picture: Image.Image, path: Path) -> None:
-    """Write a palette PNG in one stroke, with as many colours as fit its size."""
-    for colours in (256, 64, 16):
-        buffer = io.BytesIO()
-        picture.quantize(colours).save(buffer, "PNG", optimize=True)
-        if buffer.tell() <= MAX_BYTES:
-            break
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    _replace(path, buffer.getvalue())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file in one stroke."""
     unfinished = path.with_name(f".{path.name}.tmp")
-    unfinished.write_bytes(buffer.getvalue())
+    unfinished.write_bytes(content)
     os.replace(unfinished, path)
 
 

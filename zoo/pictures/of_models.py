@@ -11,7 +11,6 @@ from types import ModuleType
 import matplotlib
 import numpy as np
 import torch
-import torch.nn.functional as F
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -21,7 +20,8 @@ from zoo.base import BaseVAE, Batch
 from zoo.parts.distributions import gaussian_kl_per_dim
 from zoo.pictures import drawing
 
-CELL = 64  # pixels: the least that an image's longer side is enlarged to, and the most that it is left at
+CELL = 64  # pixels that an image's longer side has at least: smaller ones are enlarged
+SHEET_PIXELS = 2e7  # of all images of a sheet, in their full size: large ones are fewer
 MAX_CLASSES = 20  # that have a row or a colour each
 MAX_POINTS = 5_000
 PER_CLASS = 8
@@ -45,9 +45,12 @@ def examples(rows: Mapping[str, Tensor], path: Path) -> None:
 
 
 def reconstructions(model: BaseVAE, batch: Batch, path: Path, by: Draws = drawing) -> None:
-    """Save up to 30 images of the batch, each with its reconstruction from the posterior mean right below it."""
+    """Save up to 30 images of the batch, and the reconstruction from its posterior mean right below each.
+
+    There are fewer of large images.
+    """
     with _at_rest(model):
-        x, y = _first(model, batch, 30)
+        x, y = _first(model, batch, _fitting(model, 30, together=2))
         pairs = [_unit(model, x), _unit(model, model.reconstruct(x, y))]
     columns = min(10, len(x))
     blank = torch.ones(-len(x) % columns, *x.shape[1:])
@@ -79,7 +82,7 @@ def generated_samples(
     Args:
         model: Any variant.
         path: The PNG.
-        n: How many, for a model without labels.
+        n: How many, for a model without labels; fewer, if they are large.
         y: For a model with labels, one row of images for each: classes `[R]` (by default the first 20), or attributes
             `[R, A]`, which must be given.
         generator: Source of the draws; by default they are the same at every call, so that pictures can be compared.
@@ -90,6 +93,7 @@ def generated_samples(
     """
     generator = generator or torch.Generator().manual_seed(0)
     if not model.needs_labels:
+        n = _fitting(model, n)
         with _at_rest(model):
             images = _unit(model, model.sample(n, generator=generator))
         by.sheet(_tiles(images), path, math.ceil(math.sqrt(n)), title="Samples from the prior")
@@ -98,6 +102,7 @@ def generated_samples(
         if not model.image.classes:
             raise ValueError("samples of a model conditioned on attributes need y: one attribute vector for each row")
         y = torch.arange(min(model.image.classes, MAX_CLASSES))
+    y = y[: _fitting(model, len(y), together=PER_CLASS)]
     of_class = y.dim() == 1
     with _at_rest(model):
         labels = y.repeat_interleave(PER_CLASS, 0).to(model.device)
@@ -114,14 +119,16 @@ def generated_samples(
 def interpolations(model: BaseVAE, batch: Batch, path: Path, rows: int = 6, columns: int = 9) -> None:
     """Save images decoded along the straight line between two posterior means, with the two originals at the ends.
 
+    Beside it, under the same name as .webp, the same in motion.
+
     Args:
         model: Any variant; with labels, the first image's holds for the whole row.
         batch: At least two images; each two make a row.
         path: The PNG.
-        rows: Pairs, as far as the batch goes.
+        rows: Pairs, as far as the batch goes; fewer, if they are large.
         columns: Steps from the first mean to the second, both included.
     """
-    rows = min(rows, len(batch.x) // 2)
+    rows = min(_fitting(model, rows, together=columns + 2), len(batch.x) // 2)
     with _at_rest(model):
         x, y = _first(model, batch, 2 * rows)
         mu, _ = model.encode(x, y)
@@ -139,6 +146,7 @@ def interpolations(model: BaseVAE, batch: Batch, path: Path, rows: int = 6, colu
         column_names=["original", *percent, "original"],
         breaks_right={0, columns},
     )
+    _film(between, path)
 
 
 def latent_space(
@@ -190,12 +198,13 @@ def traversals(model: BaseVAE, batch: Batch, path: Path, dims: int = 10, columns
 
     Each row moves one dimension (z1 is the first) by up to three standard deviations and leaves the others at the
     posterior mean. They are the prior's, N(0, 1), for a Gaussian posterior, and the batch's latents' for any other.
+    Beside it, under the same name as .webp, the same in motion.
 
     Args:
         model: Any variant.
         batch: The KL averaged over it, or else its latents' variance, chooses the dimensions: the largest first.
         path: The PNG.
-        dims: Rows, as far as the latent has dimensions.
+        dims: Rows, as far as the latent has dimensions; fewer, if images are large.
         columns: Steps from -3 to 3.
     """
     with _at_rest(model):
@@ -208,7 +217,7 @@ def traversals(model: BaseVAE, batch: Batch, path: Path, dims: int = 10, columns
         else:
             spread, centre = torch.ones_like(mu[0]), torch.zeros_like(mu[0])
             weight = gaussian_kl_per_dim(mu, logvar).mean(0)  # [D]
-        chosen = weight.argsort(descending=True)[:dims]
+        chosen = weight.argsort(descending=True)[: _fitting(model, dims, together=columns)]
         z = mu[0].repeat(len(chosen), columns, 1)  # [rows, columns, D]
         for row, dim in zip(z, chosen, strict=True):
             row[:, dim] = centre[dim] + spread[dim] * values
@@ -222,6 +231,7 @@ def traversals(model: BaseVAE, batch: Batch, path: Path, dims: int = 10, columns
         row_names=[f"z{dim + 1}" for dim in chosen.tolist()],
         column_names=[f"{value:.3g}" for value in values.tolist()],
     )
+    _film(images.unflatten(0, (len(chosen), columns)), path)
 
 
 @contextmanager
@@ -276,17 +286,22 @@ def _principal_components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _tiles(images: Tensor) -> np.ndarray:
-    """`[N, C, H, W]` in [0, 1] to uint8 `[N, h, w, 1 or 3]`: small ones enlarged without blur, large ones shrunk."""
-    return (255 * _resized(images.detach().cpu())).round().byte().permute(0, 2, 3, 1).numpy()
-
-
-def _resized(images: Tensor) -> Tensor:
+    """`[N, C, H, W]` in [0, 1] to uint8 `[N, h, w, 1 or 3]`, small ones enlarged without blur."""
+    images = images.detach().cpu()
     if images.shape[1] not in (1, 3):
         images = images[:, :1]
-    height, width = images.shape[2:]
-    longer = max(height, width)
-    if longer > CELL:
-        size = [max(1, round(side * CELL / longer)) for side in (height, width)]
-        return F.interpolate(images, size=size, mode="bilinear", antialias=True).clamp(0, 1)
-    factor = math.ceil(CELL / longer)
-    return images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    factor = math.ceil(CELL / max(images.shape[2:]))
+    images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    return (255 * images).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def _film(images: Tensor, path: Path) -> None:
+    """Save what moves to and fro from column to column, `[rows, columns, C, H, W]`, the rows side by side."""
+    rows, columns = images.shape[:2]
+    tiles = np.stack([_tiles(images[:, column]) for column in range(columns)])  # [columns, rows, h, w, 1 or 3]
+    drawing.film(np.concatenate([tiles, tiles[-2:0:-1]]), path.with_suffix(".webp"), math.ceil(math.sqrt(rows)))
+
+
+def _fitting(model: BaseVAE, n: int, together: int = 1) -> int:
+    """Return `n`, or how many times `together` images of a model's size fit on a sheet, if these are fewer."""
+    return min(n, max(1, int(SHEET_PIXELS / (together * model.image.height * model.image.width))))
