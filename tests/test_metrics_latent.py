@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,17 @@ from torch.distributions import Normal, kl_divergence
 from zoo.base import ImageSpec
 from zoo.config import Config
 from zoo.data import Data, Images
+from zoo.errors import UserError
 from zoo.families.gaussian import GaussianVAE
 from zoo.metrics import latent
 from zoo.metrics.core import METRICS, Subject
 from zoo.metrics.latent import (
     count_active_units,
+    effective_rank,
     estimate_mutual_information,
+    excess_kurtosis,
     mean_kl_per_dim,
+    moment_kl,
     mutual_information,
 )
 
@@ -126,3 +131,99 @@ def test_posteriors_are_computed_once_and_of_so_many_images(tmp_path: Path, monk
     assert isinstance(model, KnownPosterior)
     assert model.encoded == 700
     assert value("mutual_information", subject, "marginal_kl") == pytest.approx(0, abs=1e-6)
+
+
+# ---- how latents are distributed
+
+
+def test_moments_of_gaussians_give_their_divergence(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shift, scale = torch.tensor([1.0, 0.0, -2.0]), torch.tensor([1.0, 0.5, 3.0])
+    z = torch.randn(200_000, 3, dtype=torch.float64)
+    z = (z - z.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(torch.cov(z.T))).T  # mean 0 and covariance I, exactly
+    expected = kl_divergence(Normal(shift, scale), Normal(0.0, 1.0)).sum().item()
+    assert moment_kl(shift + z * scale) == pytest.approx(expected)
+    assert moment_kl(z) == pytest.approx(0, abs=1e-9)
+    assert moment_kl(torch.cat([z, z[:, :1]], 1)) > 10, "a subspace"
+    # The posterior's own spread counts: q(z) of means with variance 0.75 and posteriors of variance 0.25 is N(0, I).
+    subject = subject_of(z[:5000].float() * 0.75**0.5, torch.full((3,), 0.25).log(), tmp_path)
+    assert value("gaussianity", subject, "latent_moment_kl") < 10 * 3 * 6 / (4 * 5000)
+    narrow = subject_of(z[:5000].float() * 0.75**0.5, torch.full((3,), -20.0), tmp_path)
+    expected = 1.5 * (0.75 - 1 - math.log(0.75))
+    assert value("gaussianity", narrow, "latent_moment_kl") == pytest.approx(expected, rel=0.5)
+
+
+def test_kurtosis_of_known_distributions(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    n = 400_000
+    laplace = torch.distributions.Laplace(0.0, 1.0).sample((n,))
+    z = torch.stack([torch.randn(n), torch.rand(n), laplace, torch.zeros(n)], 1) * 7 + 3
+    torch.testing.assert_close(excess_kurtosis(z).float(), torch.tensor([0.0, -1.2, 3.0]), rtol=0, atol=0.15)
+    uniform = subject_of(12**0.5 * (torch.rand(5000, 2) - 0.5), torch.full((2,), -20.0), tmp_path)
+    assert value("gaussianity", uniform, "latent_kurtosis") == pytest.approx(1.2, abs=0.1)
+
+
+def test_latents_of_a_subspace_have_no_density(tmp_path: Path) -> None:
+    mu = torch.randn(50, 1) * torch.ones(1, 60)  # and fewer images than dimensions
+    subject = subject_of(mu, torch.full((60,), -1e4), tmp_path)
+    with pytest.raises(UserError, match="the latents of 50 test images lie in a subspace of the 60 dimensions"):
+        value("gaussianity", subject)
+
+
+@pytest.mark.parametrize("variances", [[1.0, 1.0, 1.0, 1.0], [1.0, 0.0, 0.0, 0.0], [3.0, 1.0, 0.0, 0.0], [0.0] * 4])
+def test_the_effective_rank_counts_directions(variances: list[float], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    signs = torch.tensor([[(number >> bit & 1) * 2.0 - 1 for bit in range(4)] for number in range(16)])
+    turned = torch.linalg.qr(torch.randn(4, 4))[0]
+    mu = (signs * torch.tensor(variances).sqrt()) @ turned
+    shares = [variance / sum(variances) for variance in variances if variance]
+    expected = math.exp(-sum(share * math.log(share) for share in shares)) if shares else 0.0
+    assert effective_rank(mu) == pytest.approx(expected, abs=1e-5)
+    assert value("spectrum", subject_of(mu, torch.zeros(4), tmp_path), "effective_rank") == pytest.approx(
+        expected, abs=1e-5
+    )
+
+
+# ---- a linear classifier of the latent
+
+
+def probed(mu: Tensor, y: Tensor | None, tmp_path: Path) -> Subject:
+    """A model whose latents are known, and labels; every third image is for the test."""
+    subject = subject_of(mu, torch.zeros(mu.shape[1]), tmp_path)
+    pixels = subject.data.test.pixels
+    test = torch.arange(len(mu)) % 3 == 0
+    train, test_split = (Images(pixels[part], None if y is None else y[part]) for part in (~test, test))
+    return replace(subject, data=Data("toy", train, test_split, test_split))
+
+
+def test_a_linear_probe_finds_classes_that_a_plane_divides(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    y = torch.randint(4, (900,))
+    noise = torch.randn(900, 6)
+    apart = noise * 0.1 + torch.nn.functional.one_hot(y, 6)
+    assert value("linear_probe", probed(apart * torch.tensor([1e-3, 1, 1e3, 1, 1, 0]), y, tmp_path)) == 1
+    chance = METRICS.lookup("linear_probe").target(probed(noise, y, tmp_path))["linear_probe"]
+    assert 0.15 < chance.value < 0.35 and chance.higher_is_better and chance.n == 300
+    assert chance.se == pytest.approx((chance.value * (1 - chance.value) / 300) ** 0.5, rel=0.01)
+
+
+def test_a_linear_probe_weighs_both_values_of_an_attribute_alike(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    seen, rare = torch.rand(900) < 0.5, torch.rand(900) < 0.05
+    y = torch.stack([seen, rare, torch.zeros(900, dtype=torch.bool)], 1).float()
+    mu = torch.cat([(2.0 * y[:, :1] - 1), torch.randn(900, 3)], 1)
+    row = METRICS.lookup("linear_probe").target(probed(mu, y, tmp_path))["linear_probe"]
+    assert "mean over 2 attributes" in row.protocol, "the third has no image with it"
+    assert row.value == pytest.approx((1 + 0.5) / 2, abs=0.12), "all right of the one, chance of the other"
+
+
+def test_a_linear_probe_needs_labels_that_the_model_is_not_told(tmp_path: Path) -> None:
+    mu = torch.randn(30, 2)
+    with pytest.raises(UserError, match="the data has no labels"):
+        value("linear_probe", probed(mu, None, tmp_path))
+    with pytest.raises(UserError, match="all training images have one label"):
+        value("linear_probe", probed(mu, torch.zeros(30, dtype=torch.long), tmp_path))
+    told = probed(mu, torch.arange(30) % 2, tmp_path)
+    told.model.needs_labels = True
+    with pytest.raises(UserError, match="the model is told the label"):
+        value("linear_probe", told)

@@ -1,6 +1,7 @@
-"""How a model uses its latent: which dimensions are active, and what the KL is spent on.
+"""How a model uses its latent: which dimensions are active, what the KL is spent on, and how latents are distributed.
 
-The posterior q(z|x) is the diagonal Gaussian that `encode` returns, taken over test images, 10,000 at most.
+The posterior q(z|x) is the diagonal Gaussian that `encode` returns, or a point where that returns no log variance. It
+is taken over test images, 10,000 at most.
 """
 
 from __future__ import annotations
@@ -61,6 +62,47 @@ def estimate_mutual_information(mu: Tensor, logvar: Tensor, seed: int = 0) -> fl
     return (gaussian_log_prob(z, mu, logvar) - torch.cat(log_aggregate)).mean().item()
 
 
+def moment_kl(z: Tensor) -> float:
+    """KL(N(m, S) || N(0, I)) of the mean m and covariance S of points, in nats.
+
+    The part of KL(q(z) || p(z)) that mean and covariance tell; from N points of N(0, I), about D (D + 3) / 4N.
+
+    Args:
+        z: `[N, D]`.
+
+    Returns:
+        Infinity, where the points lie in a subspace.
+    """
+    z = z.double()
+    mean, covariance = z.mean(0), torch.cov(z.T).reshape(z.shape[1], -1)
+    return 0.5 * (covariance.trace() + mean @ mean - z.shape[1] - torch.linalg.slogdet(covariance)[1]).item()
+
+
+def excess_kurtosis(z: Tensor) -> Tensor:
+    """E[(z - m)^4] / sd^4 - 3 of each dimension: 0 if Gaussian, -1.2 if uniform, 3 if Laplace: `[N, D]` -> `[D]`.
+
+    Dimensions that don't vary are left out.
+    """
+    centred = (z - z.mean(0)).double()
+    variance = centred.square().mean(0)
+    centred, variance = centred[:, variance > 0], variance[variance > 0]
+    return centred.pow(4).mean(0) / variance.square() - 3
+
+
+def effective_rank(z: Tensor) -> float:
+    """Exp of the entropy of the covariance's eigenvalues, divided by their sum: between 1 and D; 0 if nothing varies.
+
+    Roy & Vetterli 2007, "The effective rank", over variances.
+
+    Args:
+        z: `[N, D]`.
+    """
+    variances = torch.linalg.eigvalsh(torch.cov(z.double().T).reshape(z.shape[1], -1)).clamp(min=0)
+    if not variances.sum() > 0:
+        return 0.0
+    return torch.special.entr(variances / variances.sum()).sum().exp().item()
+
+
 @register_metric("active_units", "latent dimensions whose posterior mean varies over test images")
 def active_units(subject: Subject) -> dict[str, Score]:
     """Row active_units: see `count_active_units`."""
@@ -105,6 +147,42 @@ def mutual_information(subject: Subject) -> dict[str, Score]:
             rate - mi, "nats", None, f"KL(q(z) || p(z)) as rate - mutual information, that with the {protocol}", n
         ),
     }
+
+
+@register_metric("gaussianity", "how far the latents of test images are from N(0, I)")
+def gaussianity(subject: Subject) -> dict[str, Score]:
+    """Rows latent_moment_kl and latent_kurtosis, of one draw from each image's posterior.
+
+    See `moment_kl`, and `excess_kurtosis`, of which the absolute value is averaged over dimensions.
+
+    Raises:
+        UserError: if latents lie in a subspace, so that no density is theirs.
+    """
+    mu, *logvar = _posteriors(subject)
+    z = mu
+    if logvar:
+        z = mu + (0.5 * logvar[0]).exp() * standard_normal(tuple(mu.shape), mu.device, torch.Generator().manual_seed(0))
+    distance, kurtosis = moment_kl(z), excess_kurtosis(z)
+    if not math.isfinite(distance) or not len(kurtosis):
+        raise DoesNotApply(
+            f"the latents of {len(z):,} test images lie in a subspace of the {z.shape[1]} dimensions, so gaussianity "
+            "can't be measured"
+        )
+    how = f"one draw z per image, {z.shape[1]} dimensions"
+    return {
+        "latent_moment_kl": Score(distance, "nats", None, f"KL(N(mean, covariance of z) || N(0, I)); {how}", len(z)),
+        "latent_kurtosis": Score(
+            kurtosis.abs().mean().item(), "", None, f"mean over dimensions of |excess kurtosis| of z; {how}", len(z)
+        ),
+    }
+
+
+@register_metric("spectrum", "over how many directions the latents' variance is spread")
+def spectrum(subject: Subject) -> dict[str, Score]:
+    """Row effective_rank, of the posterior means: see `effective_rank`."""
+    mu = _posteriors(subject)[0]
+    protocol = f"exp of the entropy of the eigenvalues of the posterior means' covariance, {mu.shape[1]} dimensions"
+    return {"effective_rank": Score(effective_rank(mu), "", None, protocol, len(mu))}
 
 
 def _images(subject: Subject) -> Images:

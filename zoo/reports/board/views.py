@@ -21,11 +21,12 @@ QUESTIONS = {
 }
 # By the metric's name, up to an @ with the sampler behind it.
 NAMES = {
-    "Samples": re.compile(r"fid|kid|fd_\w+|kd_\w+|inception_score|(precision|recall|density|coverage)(_\w+)?"),
-    "Reconstruction": re.compile(r"psnr|ssim|ms_ssim|mse|lpips|rfid|rfd_\w+"),
+    "Samples": re.compile(r"fid|fid_infinity|authpct_\w+|kid|fd_\w+|kd_\w+|inception_score|(precision|recall|density|coverage)(_\w+)?"),
+    "Reconstruction": re.compile(r"psnr|ssim|ms_ssim|mse|lpips|perceptual_\w+|rfid|rfd_\w+"),
     "Likelihood": re.compile(f"{LIKELIHOOD.pattern}|kl|recon"),
     "Representation": re.compile(
-        r"active_units|kl_per_dim_\w+|mutual_information|marginal_kl|codebook_\w+|mig|sap|dci_\w+|modularity|\w+_vae_score"
+        r"active_units|kl_per_dim_\w+|mutual_information|marginal_kl|latent_\w+|effective_rank|linear_probe"
+        r"|codebook_\w+|mig|sap|dci_\w+|modularity|\w+_vae_score"
     ),
 }
 FOREMOST = {"Samples": 2, "Reconstruction": 1, "Likelihood": 1, "Representation": 1, "Cost": 1, "Other": 1}
