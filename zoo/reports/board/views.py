@@ -21,7 +21,9 @@ QUESTIONS = {
 }
 # By the metric's name, up to an @ with the sampler behind it.
 NAMES = {
-    "Samples": re.compile(r"fid|fid_infinity|authpct_\w+|kid|fd_\w+|kd_\w+|inception_score|(precision|recall|density|coverage)(_\w+)?"),
+    "Samples": re.compile(
+        r"fid|fid_infinity|authpct(_\w+)?|kid|fd_\w+|kd_\w+|inception_score|(precision|recall|density|coverage)(_\w+)?"
+    ),
     "Reconstruction": re.compile(r"psnr|ssim|ms_ssim|mse|lpips|perceptual_\w+|rfid|rfd_\w+"),
     "Likelihood": re.compile(f"{LIKELIHOOD.pattern}|kl|recon"),
     "Representation": re.compile(
