@@ -27,6 +27,9 @@ from zoo.data.own import find_pictures, form_of, prepared
 from zoo.engine.checkpoint import weights_of, write_weights
 from zoo.files import CONFIG_FILE, MODEL_FILE, write_results
 from zoo.models import create
+from zoo.pictures import drawing
+from zoo.pictures.drawing import BREAK
+from zoo.pictures.of_models import CELL, tiles
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -331,3 +334,65 @@ def test_memory_is_seen_to(
     code, _, error = cli("reconstruct", run, photos, "--out", tmp_path / "s.png")
     assert code == 2 and "name a folder in --out" in error
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kilobytes
+
+
+# ---- a gallery
+
+
+def test_a_gallery_has_a_row_for_each_run_and_a_part_for_each_data_set(
+    leave: Callable[..., Path], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = [leave("mlp", channels=1), leave("conditional", channels=1), leave("mlp")]
+    parts: list[tuple[np.ndarray, int, dict[str, Any]]] = []
+    draw = drawing.drawn
+
+    def keep(images: np.ndarray, columns: int, **names: Any) -> Image.Image:
+        parts.append((images, columns, names))
+        return draw(images, columns, **names)
+
+    monkeypatch.setattr(drawing, "drawn", keep)
+    out = tmp_path / "new" / "gallery.png"
+    code, said, err = cli(
+        *("gallery", *map(str, runs), "--out", str(out), "--originals", "image_folder", "--samples", "3")
+    )
+    assert (code, said.strip(), err) == (0, f"3 runs in {out}", "")
+    assert [names["row_names"] for _, _, names in parts] == [["images", "mlp", "conditional"], ["images", "mlp"]]
+    for (images, columns, names), members in zip(parts, (runs[:2], runs[2:]), strict=True):
+        test = build_data(load_config(members[0] / CONFIG_FILE).data).test
+        pixels, labels = test.batch(torch.arange(len(test)))
+        assert columns == len(test) + 3 and names["breaks_right"] == {len(test) - 1}
+        rows = [torch.cat([pixels / 255, torch.ones(3, *pixels.shape[1:])])]
+        for member in members:
+            model = zoo.load(member)
+            y, classes = (labels, torch.arange(3) % 2) if model.needs_labels else (None, None)
+            drawn = model.sample(3, classes, torch.Generator().manual_seed(0))
+            rows.append(torch.cat([model.reconstruct(pixels, y), drawn]))
+        assert np.array_equal(images, tiles(torch.cat(rows)))
+
+
+def test_a_gallery_hides_test_images_unless_told(leave: Callable[..., Path], cli: Cli, tmp_path: Path) -> None:
+    run, heights = leave("mlp"), []
+    for more in ((), ("--originals", "celeba"), ("--originals", "image_folder"), ("--samples", "0")):
+        assert cli("gallery", str(run), "--out", str(tmp_path / "g.webp"), *more)[0] == 0
+        with Image.open(tmp_path / "g.webp") as opened:
+            assert opened.format == "WEBP"
+            heights.append(opened.height)
+    assert heights[0] == heights[1] == heights[3] == heights[2] - CELL - BREAK
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--samples", "0", "--reconstructions", "0"], "a gallery has --reconstructions, --samples or both in a row"),
+        (["--samples", "-1"], "a gallery has"),
+        (["--out", "g.txt"], "g.txt can't be written: its name must end in"),
+        (["--sampler", "nobody"], "nobody"),
+    ],
+)
+def test_a_gallery_that_can_t_be_is_one_sentence(
+    more: list[str], said: str, leave: Callable[..., Path], cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = cli("gallery", str(leave("mlp")), *more)
+    assert code == 2 and said in err and len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())

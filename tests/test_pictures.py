@@ -66,7 +66,7 @@ class Labelled(Flat):
 
 
 def save_grid(images: torch.Tensor, path: Path, columns: int) -> None:
-    drawing.sheet(pictures._tiles(images), path, columns)
+    drawing.sheet(pictures.tiles(images), path, columns)
 
 
 def constant(*tones: float, channels: int = 1, size: int = 8) -> Tensor:

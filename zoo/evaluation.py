@@ -90,6 +90,22 @@ def evaluate_run(
 
 
 @telling("fitting a sampler", "choose --sampler prior")
+def data_of(out: Path, model: BaseVAE) -> tuple[Config, Data]:
+    """Return a run's config, and the data that it was trained on.
+
+    Raises:
+        UserError: if it is no run's folder, or its data is not there or no longer fits the model.
+    """
+    if not os.path.isfile(out / CONFIG_FILE):
+        raise UserError(f"{out} is no run's folder: it has no {CONFIG_FILE}, which names its data")
+    config = load_config(out / CONFIG_FILE)
+    forget_earlier_run()
+    with telling_of_plugins(recipe_of(out)["plugins"]):
+        data = build_data(config.data, folder.read_membership(out), config.seed)
+    _see_that_they_fit(model, data)
+    return config, data
+
+
 def sampler_of(out: Path, model: BaseVAE, name: str) -> Draw:
     """Fit a sampler to the latents of a run's training images, and return how to draw.
 
@@ -104,11 +120,7 @@ def sampler_of(out: Path, model: BaseVAE, name: str) -> Draw:
     SAMPLERS.lookup(name)
     if not os.path.isfile(out / CONFIG_FILE):
         raise UserError(f"sampler {name!r} is fitted to a run's training images, and {out} names none: give its folder")
-    config = load_config(out / CONFIG_FILE)
-    forget_earlier_run()
-    with telling_of_plugins(recipe_of(out)["plugins"]):
-        data = build_data(config.data, folder.read_membership(out), config.seed)
-    _see_that_they_fit(model, data)
+    config, data = data_of(out, model)
     accelerator = make_accelerator(config, choose_precision(config, choose_device(config)))
     return fitted(Subject(model, data, config, accelerator, cache_folder() / "references"), name)
 

@@ -14,6 +14,7 @@ from zoo.commands.authors import run_check
 from zoo.commands.data import run_cache, run_configs, run_data
 from zoo.commands.drawing import run_interpolate, run_reconstruct, run_sample
 from zoo.commands.encoding import run_encode, run_score
+from zoo.commands.gallery import run_gallery
 from zoo.commands.listings import KINDS, run_completion, run_describe, run_list, run_listing
 from zoo.commands.parser import parse
 from zoo.commands.scoring import run_compare, run_evaluate, run_leaderboard, run_papers, run_reference
@@ -29,6 +30,7 @@ RUN = {
     "encode": run_encode,
     "interpolate": run_interpolate,
     "score": run_score,
+    "gallery": run_gallery,
     "data": run_data,
     "config": run_config,
     "list": run_list,

@@ -136,6 +136,17 @@ def parser(version: str = "") -> tuple[argparse.ArgumentParser, dict[str, Parser
     _add_trained(score, pictures=True)
     score.add_argument("--out", type=Path, help="all of them, as .csv or .json")
 
+    gallery = commands.add_parser("gallery", help="runs beside each other: reconstructions of test images, and samples")
+    gallery.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders of trained runs, in this order")
+    gallery.add_argument("--out", type=Path, default=Path("gallery.webp"), help="a picture (default gallery.webp)")
+    gallery.add_argument("--reconstructions", type=int, default=6, metavar="N", help="to a row (default 6)")
+    gallery.add_argument("--samples", type=int, default=9, metavar="N", help="to a row (default 9)")
+    gallery.add_argument("--sampler", default="prior", help="what is drawn from: prior, gmm10, …, see `samplers`")
+    allowed = "show the test images themselves, of this data set: whether its terms allow that is yours to know"
+    gallery.add_argument("--originals", action="append", default=[], metavar="DATA", help=allowed)
+    gallery.add_argument("--seed", type=int, default=0, help="seed of the samples (default 0)")
+    _add_plugins(gallery)
+
     data = commands.add_parser("data", help="what a run would see: splits, classes, copies, and a sheet of pictures")
     data.add_argument("config", type=Path, help="YAML file, such as configs/vanilla_image_folder.yaml")
     data.add_argument("--out", type=Path, default=Path("data.png"), help="the sheet (default data.png)")

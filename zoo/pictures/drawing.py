@@ -37,9 +37,13 @@ INK = "#202020"
 MUTED = "#707070"
 
 
-def sheet(
+def sheet(images: np.ndarray, path: Path, columns: int, **names: Any) -> None:
+    """Save images as tiles on white: a PNG of what `drawn` draws."""
+    _save_picture(drawn(images, columns, **names), path)
+
+
+def drawn(
     images: np.ndarray,
-    path: Path,
     columns: int,
     *,
     title: str = "",
@@ -47,12 +51,11 @@ def sheet(
     column_names: Sequence[str] = (),
     breaks_below: Collection[int] = (),
     breaks_right: Collection[int] = (),
-) -> None:
-    """Save images as tiles on white, with names at the margins and wider gaps at breaks.
+) -> Image.Image:
+    """Draw images as tiles on white, with names at the margins and wider gaps at breaks.
 
     Args:
         images: uint8 `[N, H, W, C]`, of 1 or 3 channels.
-        path: The PNG.
         columns: Images to a row.
         title: Above all.
         row_names: One for each row, or none.
@@ -80,7 +83,7 @@ def sheet(
         draw.text((left - 6, y + height / 2), name, INK, font, anchor="rm")
     for name, x in zip(column_names, xs, strict=bool(column_names)):
         draw.text((x + width / 2, top - 4), name, INK, font, anchor="ms")
-    _save_picture(picture, path)
+    return picture
 
 
 def film(frames: np.ndarray, path: Path, columns: int) -> None:

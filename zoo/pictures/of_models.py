@@ -35,23 +35,37 @@ def to_unit(images: Tensor, range: tuple[float, float]) -> Tensor:
     return ((images - low) / (high - low)).clamp(0, 1)
 
 
+def tiles(images: Tensor) -> np.ndarray:
+    """`[N, C, H, W]` in [0, 1] to uint8 `[N, h, w, 1 or 3]`, small ones enlarged without blur."""
+    images = images.detach().cpu()
+    if images.shape[1] not in (1, 3):
+        images = images[:, :1]
+    factor = math.ceil(CELL / max(images.shape[2:]))
+    images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
+    return (255 * images).round().byte().permute(0, 2, 3, 1).numpy()
+
+
 def examples(rows: Mapping[str, Tensor], path: Path) -> None:
     """Save a row of images for each name: `[N, C, H, W]` in [0, 1], of any N each."""
     columns = max(map(len, rows.values()))
     filled = [
         torch.cat([images, images.new_ones(columns - len(images), *images.shape[1:])]) for images in rows.values()
     ]
-    drawing.sheet(_tiles(torch.cat(filled)), path, columns, title="Images as a model gets them", row_names=list(rows))
+    drawing.sheet(tiles(torch.cat(filled)), path, columns, title="Images as a model gets them", row_names=list(rows))
 
 
-def reconstructions(model: BaseVAE, batch: Batch, path: Path, by: Draws = drawing) -> None:
+def reconstructions(model: BaseVAE, batch: Batch, path: Path, by: Draws = drawing, *, originals: bool = True) -> None:
     """Save up to 30 images of the batch, and the reconstruction from its posterior mean right below each.
 
-    There are fewer of large images.
+    There are fewer of large images. Without `originals`, up to 60 reconstructions, and none of the images.
     """
     with _at_rest(model):
-        x, y = _first(model, batch, _fitting(model, 30, together=2))
-        pairs = [_unit(model, x), _unit(model, model.reconstruct(x, y))]
+        x, y = _first(model, batch, _fitting(model, 30 if originals else 60, together=1 + originals))
+        seen = _unit(model, model.reconstruct(x, y))
+    if not originals:
+        by.sheet(tiles(seen), path, min(10, len(x)), title="Reconstructions")
+        return
+    pairs = [_unit(model, x), seen]
     columns = min(10, len(x))
     blank = torch.ones(-len(x) % columns, *x.shape[1:])
     rows = [
@@ -60,7 +74,7 @@ def reconstructions(model: BaseVAE, batch: Batch, path: Path, by: Draws = drawin
     sheet = torch.stack(rows, 1)  # [bands, 2, columns, C, H, W]
     bands = len(sheet)
     by.sheet(
-        _tiles(sheet.flatten(0, 2)),
+        tiles(sheet.flatten(0, 2)),
         path,
         columns,
         title="Images and their reconstructions",
@@ -96,7 +110,7 @@ def generated_samples(
         n = _fitting(model, n)
         with _at_rest(model):
             images = _unit(model, model.sample(n, generator=generator))
-        by.sheet(_tiles(images), path, math.ceil(math.sqrt(n)), title="Samples from the prior")
+        by.sheet(tiles(images), path, math.ceil(math.sqrt(n)), title="Samples from the prior")
         return
     if y is None:
         if not model.image.classes:
@@ -108,7 +122,7 @@ def generated_samples(
         labels = y.repeat_interleave(PER_CLASS, 0).to(model.device)
         images = _unit(model, model.sample(len(labels), labels, generator=generator))
     by.sheet(
-        _tiles(images),
+        tiles(images),
         path,
         PER_CLASS,
         title="Samples from the prior, class by class" if of_class else "Samples from the prior, a label to each row",
@@ -139,7 +153,7 @@ def interpolations(model: BaseVAE, batch: Batch, path: Path, rows: int = 6, colu
     ends = _unit(model, x).unflatten(0, (rows, 2))
     percent = [f"{100 * step / (columns - 1):.0f} %" for step in range(columns)]
     drawing.sheet(
-        _tiles(torch.cat([ends[:, :1], between, ends[:, 1:]], 1).flatten(0, 1)),
+        tiles(torch.cat([ends[:, :1], between, ends[:, 1:]], 1).flatten(0, 1)),
         path,
         columns + 2,
         title="From one image to another, on a straight line through the latent space",
@@ -224,7 +238,7 @@ def traversals(model: BaseVAE, batch: Batch, path: Path, dims: int = 10, columns
         labels = None if y is None else y[:1].repeat_interleave(len(chosen) * columns, 0)
         images = _unit(model, model.decode(z.flatten(0, 1), labels))
     drawing.sheet(
-        _tiles(images),
+        tiles(images),
         path,
         columns,
         title="Traversals: one latent dimension at a time, the most informative first",
@@ -285,21 +299,11 @@ def _principal_components(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return pca.transform(points), np.nan_to_num(pca.explained_variance_ratio_)
 
 
-def _tiles(images: Tensor) -> np.ndarray:
-    """`[N, C, H, W]` in [0, 1] to uint8 `[N, h, w, 1 or 3]`, small ones enlarged without blur."""
-    images = images.detach().cpu()
-    if images.shape[1] not in (1, 3):
-        images = images[:, :1]
-    factor = math.ceil(CELL / max(images.shape[2:]))
-    images = images.repeat_interleave(factor, 2).repeat_interleave(factor, 3)
-    return (255 * images).round().byte().permute(0, 2, 3, 1).numpy()
-
-
 def _film(images: Tensor, path: Path) -> None:
     """Save what moves to and fro from column to column, `[rows, columns, C, H, W]`, the rows side by side."""
     rows, columns = images.shape[:2]
-    tiles = np.stack([_tiles(images[:, column]) for column in range(columns)])  # [columns, rows, h, w, 1 or 3]
-    drawing.film(np.concatenate([tiles, tiles[-2:0:-1]]), path.with_suffix(".webp"), math.ceil(math.sqrt(rows)))
+    frames = np.stack([tiles(images[:, column]) for column in range(columns)])  # [columns, rows, h, w, 1 or 3]
+    drawing.film(np.concatenate([frames, frames[-2:0:-1]]), path.with_suffix(".webp"), math.ceil(math.sqrt(rows)))
 
 
 def _fitting(model: BaseVAE, n: int, together: int = 1) -> int:

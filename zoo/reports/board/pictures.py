@@ -16,7 +16,8 @@ from PIL import Image
 from zoo.files import CONFIG_FILE
 from zoo.reports.board.rows import Board, Row
 
-PICTURES = {"samples": "generated_samples.png", "reconstructions": "reconstructions.png"}
+PICTURES = {"samples": "generated_samples", "reconstructions": "reconstructions"}
+FORMATS = {".png": "PNG", ".webp": "WEBP"}  # what a run writes, and what is published of colours
 PICTURE_BYTES, PAGE_BYTES = 12_000, 450_000  # one picture's, and all of a page's: with them it stays below 1 MB
 SIDES = (48, 800)  # of an embedded picture, pixels
 PIXELS_PER_BYTE = 20  # of a sheet of digits as WEBP, about
@@ -37,12 +38,17 @@ def add_files(boards: Sequence[Board], out: Path) -> list[str]:
 
 def _add_pictures(row: Row, most: int) -> Iterator[str]:
     for kind, name in PICTURES.items():
-        path = row.runs[0].folder / name
+        path = picture_file(row.runs[0].folder, name)
         try:
             row.pictures[kind] = embed(path, most)
         except PICTURE_FAULTS as error:
             why = "is missing" if isinstance(error, FileNotFoundError) else "is not a whole picture"
             yield f"{path} {why}: its row goes without"
+
+
+def picture_file(folder: Path, name: str) -> Path:
+    """Return where a run's picture lies, or would lie."""
+    return next((path for ending in FORMATS if (path := folder / f"{name}{ending}").exists()), folder / f"{name}.png")
 
 
 def link(path: Path, out: Path) -> str:
@@ -52,7 +58,7 @@ def link(path: Path, out: Path) -> str:
 
 def embed(path: Path, most: int = PICTURE_BYTES) -> str:
     """Return a picture as a data URI of about `most` bytes."""
-    with Image.open(path, formats=("PNG",)) as opened:  # what a run writes
+    with Image.open(path, formats=list(FORMATS.values())) as opened:
         picture = opened.convert("RGB")
     side = min(SIDES[1], math.isqrt(most * PIXELS_PER_BYTE))
     while True:  # each picture is encoded once or twice
