@@ -16,7 +16,7 @@ from zoo.base import VARIANTS
 from zoo.documentation import Documentation, document
 from zoo.errors import UserError
 from zoo.files import CONFIG_FILE
-from zoo.reports.board.pictures import PICTURES, link
+from zoo.reports.board.pictures import PICTURES, link, picture_file
 from zoo.reports.board.reading import build_boards, find_runs
 from zoo.reports.board.rows import Board, Column, Row
 
@@ -60,7 +60,7 @@ def page_text(page: Documentation, boards: Sequence[Board], out: Path, results: 
         lines += _numbers(board, row, results)
         lines += ["", "```sh", row.runs[0].results.command, "```"]
         for kind, name in PICTURES.items():
-            picture = row.runs[0].folder / name
+            picture = picture_file(row.runs[0].folder, name)
             lines += ["", f"![{kind} of {row.name}]({link(picture, out)})"] if picture.is_file() else []
     return "\n".join(lines) + "\n"
 

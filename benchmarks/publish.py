@@ -1,7 +1,8 @@
 """Copy finished runs, small enough to commit: `python -m benchmarks.publish runs/zoo benchmarks/results/zoo`.
 
-Of each run: config, results, and of each config's first seed the pictures that a leaderboard shows, in few colours. The
-leaderboard is then written from the copies, so that whoever has them can write it again.
+Of each run: config, results, and of each config's first seed the pictures that a leaderboard shows, small, and without
+the images of a data set whose terms forbid it. The leaderboard is then written from the copies, so that whoever has
+them can write it again.
 """
 
 from __future__ import annotations
@@ -12,20 +13,27 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import numpy as np
 import yaml
 from PIL import Image
 
 from zoo.config import read_yaml
+from zoo.engine.checkpoint import load
 from zoo.errors import UserError
+from zoo.evaluation import data_of
 from zoo.files import CONFIG_FILE, RESULTS_FILE
+from zoo.pictures.of_models import reconstructions
+from zoo.pictures.of_runs import first_batch
 from zoo.reports import leaderboard
 from zoo.reports.board.pictures import PICTURES
 from zoo.reports.board.reading import build_boards, find_runs
 from zoo.reports.reference import Run
 
 PICTURE_SIDE = 560  # pixels
-COLOURS = 16
+GREYS, QUALITY = 16, 80  # of a picture without colours, a PNG; of one with them, a WebP
+WITHHELD = ("celeba",)  # data sets whose own images are not to be handed on
 
 
 def publish(source: Path, out: Path) -> int:
@@ -57,10 +65,31 @@ def _copy(run: Run, folder: Path, with_pictures: bool) -> None:
     results = json.loads((run.folder / RESULTS_FILE).read_text())
     (folder / RESULTS_FILE).write_text(json.dumps(results, indent=1) + "\n")
     for name in PICTURES.values() if with_pictures else ():
-        with Image.open(run.folder / name, formats=("PNG",)) as opened:
-            picture = opened.convert("RGB")
-        picture.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
-        picture.quantize(COLOURS).save(folder / name, optimize=True)
+        if name == PICTURES["reconstructions"] and config["data"]["name"] in WITHHELD:
+            with TemporaryDirectory() as temporary:
+                _shrink(_without_originals(run.folder, Path(temporary)), folder, name)
+        else:
+            _shrink(run.folder / f"{name}.png", folder, name)
+
+
+def _without_originals(run: Path, folder: Path) -> Path:
+    """Draw a run's reconstructions, without the images that they are of."""
+    model = load(run)
+    _, data = data_of(run, model)
+    reconstructions(model, first_batch(data.test, model, 60), folder / "r.png", originals=False)
+    return folder / "r.png"
+
+
+def _shrink(picture: Path, folder: Path, name: str) -> None:
+    """Write a small copy of a PNG: a PNG in few greys, or a WebP in colour."""
+    with Image.open(picture, formats=("PNG",)) as opened:
+        pixels = opened.convert("RGB")
+    pixels.thumbnail((PICTURE_SIDE, PICTURE_SIDE))
+    red, green, blue = (np.asarray(pixels)[..., channel] for channel in range(3))
+    if np.array_equal(red, green) and np.array_equal(red, blue):
+        pixels.quantize(GREYS).save(folder / f"{name}.png", optimize=True)
+    else:
+        pixels.save(folder / f"{name}.webp", quality=QUALITY)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

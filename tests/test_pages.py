@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -14,6 +15,7 @@ from benchmarks import pages, publish
 from tests.runs import ROOT, make_config, run
 from zoo.base import VARIANTS
 from zoo.documentation import definitions, document
+from zoo.reports.board import pictures
 from zoo.reports.leaderboard import build_boards, find_runs
 
 DOCS = ROOT / "docs" / "variants"
@@ -41,12 +43,32 @@ def test_published_runs_are_small_and_whole(source: Path, tmp_path: Path) -> Non
     }
     assert yaml.safe_load((first / "config.yaml").read_text())["data"]["root"] is None
     with Image.open(first / "reconstructions.png") as picture:
-        assert max(picture.size) <= publish.PICTURE_SIDE and len(picture.getcolors()) <= publish.COLOURS
+        assert max(picture.size) <= publish.PICTURE_SIDE and len(picture.getcolors()) <= publish.GREYS
     before, after = (build_boards(find_runs(folder)[0], [])[0] for folder in (source, tmp_path / "runs"))
     assert [(c, row.cells[c].values) for row in before.rows for c in before.columns] == [
         (c, row.cells[c].values) for row in after.rows for c in after.columns
     ]
     assert (tmp_path / "leaderboard.html").is_file()
+
+
+def test_pictures_of_photographs_keep_their_colours_and_not_the_photographs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "runs" / "faces"
+    np.save(tmp_path / "faces.npy", np.random.default_rng(0).integers(0, 2, (60, 16, 16, 3), np.uint8) * 255)
+    assert run(make_config(out, steps=2, data={"name": "arrays", "root": str(tmp_path / "faces.npy")})) == 0
+    results = out / "results.json"
+    results.write_text(json.dumps(json.loads(results.read_text()) | {"commit": "abc"}))
+    for withheld in ((), ("arrays",)):
+        monkeypatch.setattr(publish, "WITHHELD", withheld)
+        publish.publish(tmp_path / "runs", tmp_path / "kept")
+        with Image.open(tmp_path / "kept" / "runs" / "faces" / "reconstructions.webp") as opened:
+            pixels = np.asarray(opened.convert("RGB")).astype(float)
+        # Two steps teach no colour: what is drawn in bright ones is an image of the data.
+        bright = (pixels.max(2) - pixels.min(2) > 100).mean()
+        assert (bright > 0.01) == (not withheld), bright
+        text = pictures.embed(tmp_path / "kept" / "runs" / "faces" / "generated_samples.webp")
+        assert text.startswith("data:image/webp")
 
 
 def test_what_was_not_committed_is_not_published(
