@@ -129,6 +129,8 @@ OTHERWISE: dict[str, Any] = {
     "benchmark.samplers": ["gmm10"],
     "benchmark.inception_weights": "/w.pth",
     "benchmark.mobilenet_weights": "/w.pth",
+    "benchmark.dinov2_weights": "/w",
+    "benchmark.clip_weights": "/w",
     "benchmark.options": {"nll": {"k": 3}},
 }
 

@@ -223,6 +223,8 @@ class BenchmarkConfig(_Strict):
     n: PositiveInt = 10_000  # samples drawn, and reference images at most
     inception_weights: Place | None = None  # the 2015 Inception's weight file, for fid, kid and is
     mobilenet_weights: Place | None = None  # torchvision's MobileNetV2, for fd_mobilenet and its like
+    dinov2_weights: Place | None = None  # a folder with facebook/dinov2-large, for fd_dinov2 and its like
+    clip_weights: Place | None = None  # a folder with openai/clip-vit-large-patch14-336, for cmmd
     options: dict[str, dict[str, Any]] = {}  # metric name: its own options
 
 

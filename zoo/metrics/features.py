@@ -8,10 +8,10 @@ An extractor is any `nn.Module`, registered as its class or as a function that r
         protocol = "my network, 32 px"                            # what else must agree: network, resize, colours
         def forward(self, images): ...                            # [B, C, H, W] in [0, 1] -> [B, 64]
 
-Images come as a PNG would hold them, rounded to 8 bits. A factory with the keyword `inception_weights` or
-`mobilenet_weights` is given the config's. Every rank works on its own batches, and all of them end up with all
-features. Those of reference images are kept on the disk under a digest of the images, the weights and `protocol`: a
-changed network needs another `protocol`.
+Images come as a PNG would hold them, rounded to 8 bits. A factory with one of the keywords `WEIGHT_SETTINGS` is given
+the config's. Every rank works on its own batches, and all of them end up with all features. Those of reference images
+are kept on the disk under a digest of the images, the weights and `protocol`: a changed network needs another
+`protocol`.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from zoo.errors import UserError
 from zoo.metrics import samplers
 from zoo.metrics.core import Score, Subject
 from zoo.nets.pretrained import MobileNet, find_file
+from zoo.nets.vision_transformers import Clip, DinoV2
 from zoo.options import signature_options
 from zoo.pictures.of_models import to_unit
 from zoo.registry import Registry
@@ -48,7 +49,8 @@ INCEPTION_URL = (
 )
 INCEPTION_FILES = (INCEPTION_URL.rsplit("/", 1)[1], "pt_inception-2015-12-05-6726825d.pth")  # one network, two names
 INCEPTION_VARIABLE = "VAE_ZOO_INCEPTION"
-WEIGHT_SETTINGS = {"inception_weights", "mobilenet_weights"}  # of `benchmark`, given to extractors that take them
+# Of `benchmark`, given to extractors that take them.
+WEIGHT_SETTINGS = {"inception_weights", "mobilenet_weights", "dinov2_weights", "clip_weights"}
 LENET_FILE = Path(__file__).with_name("lenet.safetensors")
 
 EXTRACTORS: Registry[Callable[..., nn.Module]] = Registry("feature extractor")
@@ -134,6 +136,8 @@ def inception_file(configured: Path | None) -> Path:
 
 
 register_extractor("mobilenet", "MobileNetV2 as trained on ImageNet, for photographs")(MobileNet)
+register_extractor("dinov2", "DINOv2 ViT-L/14, for photographs")(DinoV2)
+register_extractor("clip", "CLIP ViT-L/14, for photographs")(Clip)
 
 
 @register_extractor("lenet", "a small classifier of digits, in this repository")

@@ -25,6 +25,7 @@ SUBSETS = 15  # of which the extrapolation is made, as in its paper
 @register_metric("fid", "Fréchet distance of samples to test images, over 2015 Inception features")
 @register_metric("fd_lenet", "the same over the features of the zoo's own digit classifier", extractor="lenet")
 @register_metric("fd_mobilenet", "the same over MobileNetV2, for photographs", extractor="mobilenet")
+@register_metric("fd_dinov2", "the same over DINOv2, for photographs", extractor="dinov2")
 def fid(subject: Subject, *, extractor: str = "inception") -> dict[str, Score]:
     """Score the samples of each of `benchmark.samplers`.
 

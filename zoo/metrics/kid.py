@@ -22,6 +22,7 @@ SUBSET_SIZE = 1000
 @register_metric("kid", "kernel distance of samples to test images, over 2015 Inception features")
 @register_metric("kd_lenet", "the same over the features of the zoo's own digit classifier", extractor="lenet")
 @register_metric("kd_mobilenet", "the same over MobileNetV2, for photographs", extractor="mobilenet")
+@register_metric("kd_dinov2", "the same over DINOv2, for photographs", extractor="dinov2")
 def kid(subject: Subject, *, extractor: str = "inception") -> dict[str, Score]:
     """Score the samples of each of `benchmark.samplers`.
 

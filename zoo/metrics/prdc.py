@@ -27,6 +27,7 @@ CHUNK = 1000  # rows of a distance matrix held at once
 @register_metric("prdc", "precision, recall, density and coverage of samples, over 2015 Inception features")
 @register_metric("prdc_lenet", "the same over the features of the zoo's own digit classifier", extractor="lenet")
 @register_metric("prdc_mobilenet", "the same over MobileNetV2, for photographs", extractor="mobilenet")
+@register_metric("prdc_dinov2", "the same over DINOv2, for photographs", extractor="dinov2")
 def prdc(subject: Subject, *, extractor: str = "inception") -> dict[str, Score]:
     """Score the samples of each of `benchmark.samplers`.
 

@@ -146,6 +146,7 @@ def perceptual_mobilenet(subject: Subject) -> dict[str, Score]:
 @register_metric("rfid", "Fréchet distance of reconstructions to their test images, over 2015 Inception features")
 @register_metric("rfd_lenet", "the same over the features of the zoo's own digit classifier", extractor="lenet")
 @register_metric("rfd_mobilenet", "the same over MobileNetV2, for photographs", extractor="mobilenet")
+@register_metric("rfd_dinov2", "the same over DINOv2, for photographs", extractor="dinov2")
 def rfid(subject: Subject, *, extractor: str = "inception") -> dict[str, Score]:
     """Score the first `benchmark.n` test images' reconstructions against these images.
 
