@@ -167,6 +167,7 @@ def wait_for_step(out: Path, step: int, process: subprocess.Popen[bytes]) -> Non
     raise AssertionError(f"step {step} was not seen in {out}, exit code {process.poll()}")
 
 
+@pytest.mark.slow
 def test_killed_at_five_random_steps(tmp_path: Path) -> None:
     """SIGKILL, five times, wherever it strikes; then the weights are those of the undisturbed run."""
     # Big enough that a step takes milliseconds, so that the kill strikes in the middle of the run.

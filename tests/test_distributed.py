@@ -34,7 +34,10 @@ def write(path: Path, values: dict[str, Any]) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize(("variant", "binarize"), [("still", "none"), ("still", "dynamic"), ("duel", "none")])
+SLOW = [pytest.param(variant, "none", marks=pytest.mark.slow) for variant in ("still", "duel")]
+
+
+@pytest.mark.parametrize(("variant", "binarize"), [("still", "dynamic"), *SLOW])
 def test_ranks_hold_equal_parameters(variant: str, binarize: str, tmp_path: Path) -> None:
     """And without noise they are the parameters of one process at the same global batch, whose pixels are the same."""
     data = {"name": "digits", "limit": 300, "binarize": binarize}
@@ -99,6 +102,7 @@ def test_a_shared_out_model_learns_the_same(names: list[str], tmp_path: Path) ->
         assert held[0] < 0.6 * held[1], name  # half of each parameter, rounded up to whole rows
 
 
+@pytest.mark.slow
 def test_a_shared_out_run_goes_on_shared_out_or_not(tmp_path: Path) -> None:
     """Checkpoints and final weights are those of one process that keeps its model in one piece."""
     run(make_config(tmp_path / "alone", "still", steps=40, clip=1.0))
@@ -147,6 +151,7 @@ def test_killed_and_resumed_on_two_processes(whole: Path, tmp_path: Path) -> Non
     assert digest(tmp_path / "run") == digest(whole)
 
 
+@pytest.mark.slow
 def test_evaluation_does_not_depend_on_the_number_of_processes(whole: Path) -> None:
     before = json.loads((whole / "results.json").read_text())["metrics"]
     # Five batches: three for one rank, two for the other; and anew, though the results are there.

@@ -96,7 +96,9 @@ def test_a_familys_loss_is_what_its_variants_write_out(name: str, family: type[L
     torch.testing.assert_close(terms_at(model, 0.25), expected)
 
 
-@pytest.mark.parametrize("name", ["mlp", "iaf", "planar", "ladder"])
+@pytest.mark.parametrize(
+    "name", ["mlp", *(pytest.param(name, marks=pytest.mark.slow) for name in ("iaf", "planar", "ladder"))]
+)
 def test_free_bits_keep_the_kl_of_a_posterior_that_would_collapse(name: str) -> None:
     """Images of noise are worth no nat: the KL falls to nothing, or else to what is free."""
     kls = []

@@ -384,6 +384,7 @@ class Carried(GaussianVAE):
 """
 
 
+@pytest.mark.slow
 def test_a_run_carries_its_plugin_and_runs_it_only_when_told(
     tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -79,6 +79,7 @@ def test_a_row_is_run_for_each_seed_and_held_against_what_is_published(
     assert "not the protocol: it needs score.split val, and the run has test" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_projects_own_runs_are_shown_where_there_are_no_others(
     row: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

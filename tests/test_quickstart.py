@@ -35,6 +35,7 @@ def test_the_quickstart_is_two_commands_of_run_py() -> None:
     assert [line[1:3] for line in commands()] == [[str(ROOT / "run.py"), name] for name in ("suite", "leaderboard")]
 
 
+@pytest.mark.slow
 def test_the_quickstart_works_beside_a_users_own_benchmarks(elsewhere: Path) -> None:
     suite = yaml.safe_load((ROOT / "configs/suites/quickstart.yaml").read_text())
     suite |= {"base": str(ROOT / "configs/quickstart.yaml"), "runs": {"mlp": {}}, "seeds": [0]}

@@ -14,6 +14,7 @@ from zoo.commands import main
 pytestmark = pytest.mark.usefixtures("data_root")
 
 
+@pytest.mark.slow
 def test_faces_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's command, on few photographs and for few steps."""
     monkeypatch.setenv("VAE_ZOO_CACHE", str(tmp_path / "cache"))

@@ -74,11 +74,13 @@ def test_contract_with_default_options(name: str) -> None:
 
 # Every net on every image that it takes, with the plainest variant; and every variant on a few of these.
 PAIRS = [("mlp", data, net) for data, (_, nets) in IMAGES.items() for net in nets]
-FEW = (("cifar10", "conv"), ("celeba", "vanilla"), ("odd", "mlp"))
+OTHERS = [name for name in NAMES if name != "mlp"]
+FEW = [(name, "odd", "mlp") for name in OTHERS]
+FEW_MORE = [(name, *each) for name in OTHERS for each in (("cifar10", "conv"), ("celeba", "vanilla"))]
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "net"), PAIRS + [(name, *few) for name in NAMES if name != "mlp" for few in FEW]
+    ("name", "data", "net"), [*PAIRS, *FEW, *(pytest.param(*each, marks=pytest.mark.slow) for each in FEW_MORE)]
 )
 def test_contract_on_nets_and_images(name: str, data: str, net: str) -> None:
     image = IMAGES[data][0]
