@@ -14,6 +14,7 @@ from zoo.commands.authors import run_check
 from zoo.commands.data import run_cache, run_configs, run_data
 from zoo.commands.drawing import run_interpolate, run_reconstruct, run_sample
 from zoo.commands.encoding import run_encode, run_score
+from zoo.commands.explore import run_explore
 from zoo.commands.gallery import run_gallery
 from zoo.commands.listings import KINDS, run_completion, run_describe, run_list, run_listing
 from zoo.commands.parser import parse
@@ -31,6 +32,7 @@ RUN = {
     "interpolate": run_interpolate,
     "score": run_score,
     "gallery": run_gallery,
+    "explore": run_explore,
     "data": run_data,
     "config": run_config,
     "list": run_list,

@@ -147,6 +147,11 @@ def parser(version: str = "") -> tuple[argparse.ArgumentParser, dict[str, Parser
     gallery.add_argument("--seed", type=int, default=0, help="seed of the samples (default 0)")
     _add_plugins(gallery)
 
+    explore = commands.add_parser("explore", help="a page in the browser: what latent dimensions do, samples, a map")
+    explore.add_argument("run", type=Path, help="the run's folder")
+    explore.add_argument("--port", type=int, help="of this machine alone (default: the first free one from 7860)")
+    _add_plugins(explore)
+
     data = commands.add_parser("data", help="what a run would see: splits, classes, copies, and a sheet of pictures")
     data.add_argument("config", type=Path, help="YAML file, such as configs/vanilla_image_folder.yaml")
     data.add_argument("--out", type=Path, default=Path("data.png"), help="the sheet (default data.png)")
