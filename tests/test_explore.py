@@ -29,10 +29,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def of(variant: str) -> Path:
         out = folder / variant
         if not out.is_dir():
-            assert (
-                run(make_config(out, variant, steps=20, model={"name": variant, "net": "mlp", "hidden_dims": [16]}))
-                == 0
-            )
+            model = {"name": variant, "net": "mlp", "hidden_dims": [16]}
+            assert run(make_config(out, variant, steps=20, model=model)) == 0
         return out
 
     return of
@@ -117,9 +115,8 @@ def test_a_point_of_the_map_shows_its_image(runs: Callable[[str], Path]) -> None
 
 def test_images_are_shown_large_and_side_by_side() -> None:
     one = torch.rand(1, 1, 8, 8)
-    assert shown(one).shape == (192, 192, 3) and np.array_equal(
-        shown(one)[::24, ::24], tiles(one)[0][::8, ::8].repeat(3, 2)
-    )
+    assert shown(one).shape == (192, 192, 3)
+    assert np.array_equal(shown(one)[::24, ::24], tiles(one)[0][::8, ::8].repeat(3, 2))
     assert shown(torch.rand(6, 3, 64, 64), 3).shape[2] == 3
 
 
