@@ -124,7 +124,7 @@ class Trained(BaseVAE):
     def forward(self, x: Images, y: Labels | None = None, *, sample_posterior: bool = True) -> VAEOutput:
         """Encode, draw a latent (or take the posterior's mean), decode, all images at once; `recon` is in [0, 1]."""
         images = self._seen(x)
-        out = self.model(images, self._labels(y, len(images)), sample_posterior=sample_posterior)
+        out = self.model(images, self._labels(y, images.shape[0]), sample_posterior=sample_posterior)
         return replace(out, recon=self._unit(out.recon))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -172,7 +172,8 @@ class Trained(BaseVAE):
         if self.image.classes:
             wanted = f"[{n}] whole numbers from 0 to {self.image.classes - 1}"
             right = labels.shape == (n,) and not labels.dtype.is_floating_point
-            right = right and bool(((labels >= 0) & (labels < self.image.classes)).all())
+            if right and not torch.compiler.is_exporting():  # a graph can't refuse what it is given
+                right = bool(((labels >= 0) & (labels < self.image.classes)).all())
             dtype = torch.int64
         else:
             wanted = f"[{n}, {self.image.attributes}] numbers, 0 or 1"
@@ -207,7 +208,7 @@ def tensor_of(x: Images, image: ImageSpec) -> Tensor:
         one = shape in (image.shape, (height, width, channels), (height, width))
         advice = "; of one image, write x[None]" if one else "; `reconstruct RUN PICTURES` brings pictures to that size"
         raise UserError(f"images are {described(x)}, and {wanted}{advice if one or len(shape) == 4 else ''}")
-    if not len(images):
+    if not images.shape[0]:
         raise UserError(f"images are {described(x)}: there must be one at least")
     if images.dtype == torch.uint8:
         return images
@@ -222,6 +223,8 @@ def checked(images: Tensor) -> Tensor:
     Raises:
         UserError: if they aren't; says what may bring them there.
     """
+    if torch.compiler.is_exporting():  # a graph can't refuse what it is given
+        return images.clamp(0, 1)
     least, most = (value.item() for value in images.aminmax())
     if least >= -SLACK and most <= 1 + SLACK:
         return images.clamp(0, 1)
