@@ -14,6 +14,7 @@ _HOMES = {
     "UserError": "zoo.errors",
     "VAEOutput": "zoo.base",
     "create": "zoo.models",
+    "export": "zoo.exporting",
     "load": "zoo.trained",
     "register": "zoo.base",
     "register_dataset": "zoo.data",

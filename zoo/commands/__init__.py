@@ -18,6 +18,7 @@ from zoo.commands.listings import KINDS, run_completion, run_describe, run_list,
 from zoo.commands.parser import parse
 from zoo.commands.scoring import run_compare, run_evaluate, run_leaderboard, run_papers, run_reference
 from zoo.commands.settings import run_config
+from zoo.commands.sharing import run_export
 from zoo.commands.training import run_suite, run_train
 from zoo.errors import DiskFull, Diverged, Undelivered, UserError
 
@@ -29,6 +30,7 @@ RUN = {
     "encode": run_encode,
     "interpolate": run_interpolate,
     "score": run_score,
+    "export": run_export,
     "data": run_data,
     "config": run_config,
     "list": run_list,

@@ -21,6 +21,7 @@ EPILOG = """examples:
   python run.py evaluate runs/mlp_mnist_z20_s28_1
   python run.py sample runs/mlp_mnist_z20_s28_1 --n 64 --out samples.png
   python run.py reconstruct runs/mlp_mnist_z20_s28_1 photos --out recon   pictures of your own; also encode, score
+  python run.py export runs/mlp_mnist_z20_s28_1 --format onnx       encoder, decoder and sampler for other programs
   python run.py data configs/vanilla_image_folder.yaml data.root=photos   what a run would see
   python run.py list                                                all variants
   python run.py describe beta                                       equation, options, departures from the paper
@@ -135,6 +136,12 @@ def parser(version: str = "") -> tuple[argparse.ArgumentParser, dict[str, Parser
     score = commands.add_parser("score", help="how well a run knows pictures of your own: the oddest first")
     _add_trained(score, pictures=True)
     score.add_argument("--out", type=Path, help="all of them, as .csv or .json")
+
+    export = commands.add_parser("export", help="encoder, decoder and sampler as ONNX, or as torch.export has them")
+    export.add_argument("run", type=Path, help="the run's folder, or a model.safetensors")
+    export.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="(default onnx)")
+    export.add_argument("--out", type=Path, default=Path("exported"), help="folder to write (default exported)")
+    _add_plugins(export)
 
     data = commands.add_parser("data", help="what a run would see: splits, classes, copies, and a sheet of pictures")
     data.add_argument("config", type=Path, help="YAML file, such as configs/vanilla_image_folder.yaml")
