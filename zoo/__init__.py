@@ -16,6 +16,7 @@ _HOMES = {
     "create": "zoo.models",
     "export": "zoo.exporting",
     "load": "zoo.trained",
+    "push_to_hub": "zoo.hub",
     "register": "zoo.base",
     "register_dataset": "zoo.data",
     "register_metric": "zoo.metrics.core",

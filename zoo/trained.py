@@ -20,6 +20,7 @@ from zoo.data import to_float
 from zoo.data.source import described
 from zoo.engine import checkpoint
 from zoo.errors import UserError
+from zoo.hub import local
 from zoo.memory import require
 from zoo.pictures.of_models import to_unit
 
@@ -249,12 +250,14 @@ def load(
     No code that a run names is imported, unless you say so.
 
     Args:
-        run: A run's folder (its final weights, or those of the newest checkpoint), or a `model.safetensors`.
+        run: A run's folder (its final weights, or those of the newest checkpoint), a `model.safetensors`, or a run on
+            Hugging Face's hub: "hf://user/name", "hf://user/name@revision".
         device: Where to put the model.
         plugins: Files or modules to load, such as that of the run's variant.
         trust_plugins: Load the copies of plugins in the run's folder: their code is run.
 
     Raises:
-        UserError: if there are no weights, the file is damaged or no model of this zoo, or a plugin is not loaded.
+        UserError: if there are no weights, the file is damaged or no model of this zoo, a plugin is not loaded, or the
+            hub can't be reached.
     """
-    return Trained(checkpoint.load(Path(run).expanduser(), device, plugins, trust_plugins))
+    return Trained(checkpoint.load(local(run, trust_plugins), device, plugins, trust_plugins))

@@ -138,10 +138,16 @@ def parser(version: str = "") -> tuple[argparse.ArgumentParser, dict[str, Parser
     score.add_argument("--out", type=Path, help="all of them, as .csv or .json")
 
     export = commands.add_parser("export", help="encoder, decoder and sampler as ONNX, or as torch.export has them")
-    export.add_argument("run", type=Path, help="the run's folder, or a model.safetensors")
+    export.add_argument("run", type=Path, help="the run's folder, a model.safetensors, or hf://user/name")
     export.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="(default onnx)")
     export.add_argument("--out", type=Path, default=Path("exported"), help="folder to write (default exported)")
     _add_plugins(export)
+
+    push = commands.add_parser("push", help="share a finished run on Hugging Face's hub, as user/name")
+    push.add_argument("run", type=Path, help="the run's folder")
+    push.add_argument("name", metavar="user/name", help="made if it isn't there; hf://user/name loads it")
+    push.add_argument("--private", action="store_true", help="let nobody else see it")
+    push.add_argument("--license", help="what the weights may be used for: mit, cc-by-nc-4.0 (none is stated)")
 
     data = commands.add_parser("data", help="what a run would see: splits, classes, copies, and a sheet of pictures")
     data.add_argument("config", type=Path, help="YAML file, such as configs/vanilla_image_folder.yaml")
@@ -210,7 +216,7 @@ def parser(version: str = "") -> tuple[argparse.ArgumentParser, dict[str, Parser
 
 def _add_trained(command: argparse.ArgumentParser, pictures: bool = False) -> None:
     """Add what a command on a trained run takes, and on pictures."""
-    command.add_argument("run", type=Path, help="the run's folder, or a model.safetensors")
+    command.add_argument("run", type=Path, help="the run's folder, a model.safetensors, or hf://user/name")
     if pictures:
         command.add_argument("pictures", type=Path, nargs="+", help="files, or folders with their subfolders")
     _add_plugins(command)

@@ -7,6 +7,17 @@ import argparse
 from zoo.files import printable
 
 
+def run_push(arguments: argparse.Namespace) -> int:
+    """Share a finished run on Hugging Face's hub."""
+    from zoo.hub import push_to_hub
+
+    where = push_to_hub(arguments.run, arguments.name, private=arguments.private, license=arguments.license)
+    print(f"{where}: zoo.load, and every command on a run, take it by that name")
+    if arguments.license is None:
+        print("no licence is stated for the weights: --license mit, say, does")
+    return 0
+
+
 def run_export(arguments: argparse.Namespace) -> int:
     """Write a trained model's parts in a format that other programs read."""
     import json
