@@ -281,7 +281,7 @@ def _card(
     )
     image = recipe["image"]
     size = f"{image['channels']} x {image['height']} x {image['width']}"
-    facts = [f"images {size}", f"{results['parameters']:,} parameters" if "parameters" in results else ""]
+    facts = [f"Images {size}", f"{results['parameters']:,} parameters" if "parameters" in results else ""]
     facts += [f"latent of {results['latent_dim']} dimensions" if results.get("latent_dim") else ""]
     facts += [f"seed {results['seed']}" if "seed" in results else ""]
     about = "" if recipe["plugins"] else f": {document(variant).title}"
