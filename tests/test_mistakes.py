@@ -152,6 +152,10 @@ MODELS: dict[str, tuple[str, str]] = {
         variant('batch_terms = ("loss")'),
         r"Mine.batch_terms is 'loss', not a tuple: write \('loss',\)",
     ),
+    "not_exported names no part": (
+        variant('not_exported = {"prior": "it is drawn step by step"}'),
+        r"Mine.not_exported is .*: name which of encoder, decoder, sampler, and why",
+    ),
     "an unknown annotation": (
         variant("def __init__(self, image, *, gamma: 'Positive' = 1.0, **o):\n    super().__init__(image, **o)"),
         r"an annotation of Mine.__init__ names 'Positive', which is not known there",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -15,6 +16,7 @@ from zoo.registry import Registry
 
 UNIT = (0.0, 1.0)
 SYMMETRIC = (-1.0, 1.0)
+PARTS = ("encoder", "decoder", "sampler")  # what of a model is exported
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,9 @@ class VAEOutput:
     logits: Tensor
 
 
+torch.export.register_dataclass(VAEOutput, serialized_type_name="zoo.VAEOutput")  # so that `forward` can be exported
+
+
 class BaseVAE(nn.Module, ABC):
     """What every variant is: an objective over images with a latent, trained by the one loop.
 
@@ -112,6 +117,8 @@ class BaseVAE(nn.Module, ABC):
         image: The data's shape and range.
         bf16_safe: Whether training under bfloat16 autocast reaches what float32 reaches.
         not_compiled: Why torch.compile can't take the training step; empty if it can.
+        not_exported: Which parts (encoder, decoder, sampler; see `zoo.exporting`) no graph can hold, and why:
+            `{"sampler": "it draws until a latent is accepted"}`.
         remarks: What a user should know before such a model is trained on such images: "has …, which …: choose …".
         settled: Options of parent classes that this one decides itself, and its users can't.
         optimizers: What a player's optimizer has of its own in the paper: `{"critic": {"lr": 1e-4}}`; a config may say
@@ -128,6 +135,7 @@ class BaseVAE(nn.Module, ABC):
     own_bound: ClassVar[bool] = True
     bf16_safe: ClassVar[bool] = True
     not_compiled: ClassVar[str] = ""
+    not_exported: ClassVar[Mapping[str, str]] = {}
     remarks: tuple[str, ...] = ()
     settled: ClassVar[tuple[str, ...]] = ()
     optimizers: ClassVar[dict[str, dict[str, Any]]] = {}

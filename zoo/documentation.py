@@ -48,6 +48,7 @@ class Documentation:
         departures: What follows "Departs from the paper:".
         options: Everything that `model:` may hold, with the default net's options.
         terms: Logged terms, those of a second player as "player/term", and their meaning.
+        not_exported: Which parts of a trained model can't be exported, and why.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Documentation:
     departures: str
     options: list[Option]
     terms: dict[str, str]
+    not_exported: Mapping[str, str]
 
 
 def document(name: str) -> Documentation:
@@ -72,9 +74,9 @@ def document(name: str) -> Documentation:
     body, _, logs = rest.partition("Logs:\n")
     own = definitions(logs)
     terms = {term: own.get(term, COMMON_TERMS.get(term, "")) for term in logged_terms(name)}
-    return Documentation(
-        name, entry.about, " ".join(title.split()), body.strip("\n"), departures.strip(), options_of(name, {}), terms
-    )
+    title, body, departures = " ".join(title.split()), body.strip("\n"), departures.strip()
+    hindered = entry.target.not_exported
+    return Documentation(name, entry.about, title, body, departures, options_of(name, {}), terms, hindered)
 
 
 def definitions(block: str) -> dict[str, str]:

@@ -22,6 +22,7 @@ from zoo.engine.launch import take_up_launch
 from zoo.errors import UserError
 from zoo.evaluation import evaluate_run
 from zoo.files import CONFIG_FILE, METRICS_FILE, MODEL_FILE, read_lines, read_results
+from zoo.hub import local
 from zoo.trained import Trained, load
 
 SHOWN = ("reconstructions", "generated_samples")  # pictures that a notebook shows
@@ -33,7 +34,7 @@ class Run:
     What it says is read from the folder when it is asked for, so that it is what lies there.
 
     Args:
-        out: The folder.
+        out: The folder; or "hf://user/name", of which `out` is then the copy on this machine.
         plugins: Files or modules to load, such as that of the run's variant.
         trust_plugins: Load the copies of plugins in the folder: their code is run.
 
@@ -44,7 +45,7 @@ class Run:
     def __init__(
         self, out: Path | str | os.PathLike[str], plugins: Sequence[str] = (), trust_plugins: bool = False
     ) -> None:
-        self.out = Path(out).expanduser()
+        self.out = local(out, trust_plugins)
         self.plugins, self.trust_plugins = tuple(plugins), trust_plugins
         if not os.path.isfile(self.out / CONFIG_FILE):
             raise UserError(f"{self.out} holds no run: there is no {CONFIG_FILE} in it")
@@ -75,7 +76,13 @@ class Run:
     @property
     def metrics(self) -> dict[str, float]:
         """The numbers of `results`, by name."""
-        return {name: row["value"] for name, row in self.results.get("metrics", {}).items()}
+        return {name: row["value"] for name, row in self._rows().items()}
+
+    def _rows(self) -> dict[str, dict[str, Any]]:
+        """Return the rows of `results` that hold a number: somebody else may have written them."""
+        rows = self.results.get("metrics")
+        known = rows.items() if isinstance(rows, dict) else ()
+        return {name: row for name, row in known if isinstance(row, dict) and isinstance(row.get("value"), int | float)}
 
     @property
     def log(self) -> list[dict[str, Any]]:
@@ -87,8 +94,11 @@ class Run:
         """The pictures in the folder, by their files' names without the ending: "reconstructions"."""
         found = {}
         for file in sorted(self.out.glob("*.png")):
-            with Image.open(file, formats=("PNG",)) as picture:
-                found[file.stem] = picture.copy()
+            try:
+                with Image.open(file, formats=("PNG",)) as picture:
+                    found[file.stem] = picture.copy()
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                raise UserError(f"{file} is damaged, or no PNG ({type(error).__name__})") from None
         return found
 
     def evaluate(
@@ -131,12 +141,12 @@ class Run:
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows: the numbers, and pictures."""
-        config, rows = self.config, sorted(self.results.get("metrics", {}).items())
+        config, rows = self.config, sorted(self._rows().items())
         head = f"{config.model.name} on {config.data.name}, {self.out}" + ("" if self.finished else ": not finished")
-        cells = "".join(
-            f"<tr><td>{html.escape(name)}</td><td>{row['value']:.6g}</td><td>{html.escape(row['unit'])}</td></tr>"
-            for name, row in rows
-        )
+        cells = ""
+        for name, row in rows:
+            unit = html.escape(str(row.get("unit", "")))
+            cells += f"<tr><td>{html.escape(name)}</td><td>{row['value']:.6g}</td><td>{unit}</td></tr>"
         known = self.pictures
         shown = "".join(_embedded(name, known[name]) for name in SHOWN if name in known)
         return f"<div><b>{html.escape(head)}</b><table>{cells}</table>{shown}</div>"

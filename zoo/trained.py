@@ -20,6 +20,7 @@ from zoo.data import to_float
 from zoo.data.source import described
 from zoo.engine import checkpoint
 from zoo.errors import UserError
+from zoo.hub import local
 from zoo.memory import require
 from zoo.pictures.of_models import to_unit
 
@@ -124,7 +125,7 @@ class Trained(BaseVAE):
     def forward(self, x: Images, y: Labels | None = None, *, sample_posterior: bool = True) -> VAEOutput:
         """Encode, draw a latent (or take the posterior's mean), decode, all images at once; `recon` is in [0, 1]."""
         images = self._seen(x)
-        out = self.model(images, self._labels(y, len(images)), sample_posterior=sample_posterior)
+        out = self.model(images, self._labels(y, images.shape[0]), sample_posterior=sample_posterior)
         return replace(out, recon=self._unit(out.recon))
 
     def loss(self, batch: Batch) -> dict[str, Tensor]:
@@ -172,7 +173,8 @@ class Trained(BaseVAE):
         if self.image.classes:
             wanted = f"[{n}] whole numbers from 0 to {self.image.classes - 1}"
             right = labels.shape == (n,) and not labels.dtype.is_floating_point
-            right = right and bool(((labels >= 0) & (labels < self.image.classes)).all())
+            if right and not torch.compiler.is_exporting():  # a graph can't refuse what it is given
+                right = bool(((labels >= 0) & (labels < self.image.classes)).all())
             dtype = torch.int64
         else:
             wanted = f"[{n}, {self.image.attributes}] numbers, 0 or 1"
@@ -207,7 +209,7 @@ def tensor_of(x: Images, image: ImageSpec) -> Tensor:
         one = shape in (image.shape, (height, width, channels), (height, width))
         advice = "; of one image, write x[None]" if one else "; `reconstruct RUN PICTURES` brings pictures to that size"
         raise UserError(f"images are {described(x)}, and {wanted}{advice if one or len(shape) == 4 else ''}")
-    if not len(images):
+    if not images.shape[0]:
         raise UserError(f"images are {described(x)}: there must be one at least")
     if images.dtype == torch.uint8:
         return images
@@ -222,6 +224,8 @@ def checked(images: Tensor) -> Tensor:
     Raises:
         UserError: if they aren't; says what may bring them there.
     """
+    if torch.compiler.is_exporting():  # a graph can't refuse what it is given
+        return images.clamp(0, 1)
     least, most = (value.item() for value in images.aminmax())
     if least >= -SLACK and most <= 1 + SLACK:
         return images.clamp(0, 1)
@@ -246,12 +250,14 @@ def load(
     No code that a run names is imported, unless you say so.
 
     Args:
-        run: A run's folder (its final weights, or those of the newest checkpoint), or a `model.safetensors`.
+        run: A run's folder (its final weights, or those of the newest checkpoint), a `model.safetensors`, or a run on
+            Hugging Face's hub: "hf://user/name", "hf://user/name@revision".
         device: Where to put the model.
         plugins: Files or modules to load, such as that of the run's variant.
         trust_plugins: Load the copies of plugins in the run's folder: their code is run.
 
     Raises:
-        UserError: if there are no weights, the file is damaged or no model of this zoo, or a plugin is not loaded.
+        UserError: if there are no weights, the file is damaged or no model of this zoo, a plugin is not loaded, or the
+            hub can't be reached.
     """
-    return Trained(checkpoint.load(Path(run).expanduser(), device, plugins, trust_plugins))
+    return Trained(checkpoint.load(local(run, trust_plugins), device, plugins, trust_plugins))

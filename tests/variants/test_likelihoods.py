@@ -392,3 +392,14 @@ def test_every_variant_takes_it(name: str, kind: str) -> None:
 def test_an_activation_is_refused_where_there_is_none(kind: Any) -> None:
     with pytest.raises(UserError, match=f"recon {kind!r} makes images .* leave out_activation out, not 'sigmoid'"):
         build_likelihood(kind, "sigmoid", ImageSpec(1, 2, 2))
+
+
+def test_the_mean_of_a_wide_mixture_is_no_rounding_error() -> None:
+    """Up to a scale of e^20, at which single precision has one number for both ends."""
+    likelihood = LogisticMixture(ImageSpec(1, 1, 1, SYMMETRIC), components=1)
+    logits = torch.zeros(25, 3, 1, 1)
+    logits[:, 1], logits[:, 2, 0, 0] = 0.5, torch.linspace(-4, 20, 25)  # m, log s
+    m, s = 0.5, logits[:, 2, 0, 0].double().exp().numpy()
+    # -1 + the integral of P(X > x) from -1 to 1
+    wanted = [quad(lambda x, s=one: 1 / (1 + math.exp(min(700, (x - m) / s))), -1, 1)[0] - 1 for one in s]
+    assert likelihood.mean(logits).flatten().tolist() == pytest.approx(wanted, abs=1e-5)

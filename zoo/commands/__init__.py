@@ -5,6 +5,7 @@ Modules that need torch are imported by the commands that need them, so that `--
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import sys
@@ -20,6 +21,7 @@ from zoo.commands.listings import KINDS, run_completion, run_describe, run_list,
 from zoo.commands.parser import parse
 from zoo.commands.scoring import run_compare, run_evaluate, run_leaderboard, run_papers, run_reference
 from zoo.commands.settings import run_config
+from zoo.commands.sharing import run_export, run_push
 from zoo.commands.training import run_suite, run_train
 from zoo.errors import DiskFull, Diverged, Undelivered, UserError
 
@@ -33,6 +35,8 @@ RUN = {
     "score": run_score,
     "gallery": run_gallery,
     "explore": run_explore,
+    "export": run_export,
+    "push": run_push,
     "data": run_data,
     "config": run_config,
     "list": run_list,
@@ -48,6 +52,7 @@ RUN = {
     "configs": run_configs,
     "cache": run_cache,
 }
+WRITES = ("evaluate", "push")  # what needs a run of one's own
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -61,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     try:
+        _fetch_runs(arguments)
         return RUN[arguments.command](arguments)
     except SystemExit as error:  # no command of ours does this
         frames = [frame for frame in extract_tb(error.__traceback__) if "_sitebuiltins" not in frame.filename]
@@ -74,3 +80,16 @@ def main(argv: list[str] | None = None) -> int:
         if os.environ.get("RANK", "0") == "0":
             print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+
+
+def _fetch_runs(arguments: argparse.Namespace) -> None:
+    """Let a run on the hub, hf://user/name, stand for the copy of it on this machine."""
+    for name in ("run", "run_a", "run_b"):
+        run = getattr(arguments, name, None)
+        if run is None or not str(run).startswith("hf:/"):  # known before the hub's module, and torch, are imported
+            continue
+        from zoo.hub import local
+
+        if arguments.command in WRITES:
+            raise UserError(f"{arguments.command} is for a run of your own, and {run} is a copy: name a folder")
+        setattr(arguments, name, local(run, getattr(arguments, "trust_plugins", False)))

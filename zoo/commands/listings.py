@@ -215,6 +215,7 @@ def plugin_file(plugin: str) -> Path:
 
 def run_describe(arguments: argparse.Namespace) -> int:
     """Print a variant's paper, equation, departures, options and logged terms."""
+    from zoo.base import PARTS
     from zoo.documentation import document
     from zoo.registry import load_plugin
 
@@ -232,4 +233,8 @@ def run_describe(arguments: argparse.Namespace) -> int:
     print("\nLogged terms:")
     for term, meaning in page.terms.items():
         print(textwrap.fill(f"{term}: {meaning}", 100, initial_indent="  ", subsequent_indent=" " * 6))
+    exported = [part for part in PARTS if part not in page.not_exported]
+    print(f"\nExported (`export RUN`): {', '.join(exported) or 'nothing'}")
+    for part, why in page.not_exported.items():
+        print(textwrap.fill(f"no {part}: {why}", 100, initial_indent="  ", subsequent_indent=" " * 6))
     return 0

@@ -21,6 +21,7 @@ EPILOG = """examples:
   python run.py evaluate runs/mlp_mnist_z20_s28_1
   python run.py sample runs/mlp_mnist_z20_s28_1 --n 64 --out samples.png
   python run.py reconstruct runs/mlp_mnist_z20_s28_1 photos --out recon   pictures of your own; also encode, score
+  python run.py export runs/mlp_mnist_z20_s28_1 --format onnx       encoder, decoder and sampler for other programs
   python run.py data configs/vanilla_image_folder.yaml data.root=photos   what a run would see
   python run.py list                                                all variants
   python run.py describe beta                                       equation, options, departures from the paper
@@ -152,6 +153,18 @@ def parser(version: str = "") -> tuple[argparse.ArgumentParser, dict[str, Parser
     explore.add_argument("--port", type=int, help="of this machine alone (default: the first free one from 7860)")
     _add_plugins(explore)
 
+    export = commands.add_parser("export", help="encoder, decoder and sampler as ONNX, or as torch.export has them")
+    export.add_argument("run", type=Path, help="the run's folder, a model.safetensors, or hf://user/name")
+    export.add_argument("--format", choices=("onnx", "torch"), default="onnx", help="(default onnx)")
+    export.add_argument("--out", type=Path, default=Path("exported"), help="folder to write (default exported)")
+    _add_plugins(export)
+
+    push = commands.add_parser("push", help="share a finished run on Hugging Face's hub, as user/name")
+    push.add_argument("run", type=Path, help="the run's folder")
+    push.add_argument("name", metavar="user/name", help="made if it isn't there; hf://user/name loads it")
+    push.add_argument("--private", action="store_true", help="let nobody else see it")
+    push.add_argument("--license", help="what the weights may be used for: mit, cc-by-nc-4.0 (none is stated)")
+
     data = commands.add_parser("data", help="what a run would see: splits, classes, copies, and a sheet of pictures")
     data.add_argument("config", type=Path, help="YAML file, such as configs/vanilla_image_folder.yaml")
     data.add_argument("--out", type=Path, default=Path("data.png"), help="the sheet (default data.png)")
@@ -219,7 +232,7 @@ def parser(version: str = "") -> tuple[argparse.ArgumentParser, dict[str, Parser
 
 def _add_trained(command: argparse.ArgumentParser, pictures: bool = False) -> None:
     """Add what a command on a trained run takes, and on pictures."""
-    command.add_argument("run", type=Path, help="the run's folder, or a model.safetensors")
+    command.add_argument("run", type=Path, help="the run's folder, a model.safetensors, or hf://user/name")
     if pictures:
         command.add_argument("pictures", type=Path, nargs="+", help="files, or folders with their subfolders")
     _add_plugins(command)

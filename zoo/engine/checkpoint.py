@@ -22,10 +22,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from accelerate.utils.operations import recursively_apply
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -34,7 +35,8 @@ from zoo.base import BaseVAE, ImageSpec
 from zoo.config import ModelConfig
 from zoo.engine.sharding import put_together
 from zoo.errors import DiskFull, PluginError, UserError
-from zoo.files import MODEL_FILE, PLUGINS_FOLDER, refuse_links, sync_folder
+from zoo.files import MODEL_FILE, PLUGINS_FOLDER, printable, refuse_links, sync_folder
+from zoo.memory import require
 from zoo.models import create
 from zoo.registry import load_plugin
 
@@ -107,6 +109,7 @@ def load(
     image = recipe["image"] | {"range": tuple(recipe["image"]["range"])}
     with telling_of_plugins(recipe["plugins"]):
         model = create(config.name, ImageSpec(**image), **config.options)
+    require(path.stat().st_size, f"the weights in {path}", "load them on a machine with more")
     tensors = load_file(path)
     if recipe.get("digest", "") not in ("", weights_digest(tensors)):
         raise UserError(f"{path} is damaged: its weights are not those that were written")
@@ -154,11 +157,33 @@ def recipe_of(run: Path) -> dict[str, Any]:
     try:
         with safe_open(path, "pt") as file:
             recipe = json.loads((file.metadata() or {})["zoo"])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+        _Recipe.model_validate(recipe)
+    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged, or not a model of this zoo ({type(error).__name__})") from None
     if isinstance(recipe["plugins"], list):  # of a run from before plugins were kept
         recipe["plugins"] = {Path(plugin).name: "" for plugin in recipe["plugins"]}
     return recipe
+
+
+class _Image(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    channels: PositiveInt
+    height: PositiveInt
+    width: PositiveInt
+    range: Annotated[list[float], Field(min_length=2, max_length=2)]
+    classes: NonNegativeInt = 0
+    attributes: NonNegativeInt = 0
+    train_size: NonNegativeInt = 0
+
+
+class _Recipe(BaseModel):
+    """What weights say of their model, whoever wrote them."""
+
+    model: ModelConfig
+    image: _Image
+    plugins: dict[str, str] | list[str]
+    digest: str = ""
 
 
 def load_kept_plugins(path: Path, plugins: dict[str, str]) -> None:
@@ -187,7 +212,8 @@ def telling_of_plugins(plugins: dict[str, str]) -> Iterator[None]:
     except UserError as error:
         if not plugins:
             raise
-        named = ", ".join(f"{name} (sha256 {digest[:12]}…)" if digest else name for name, digest in plugins.items())
+        known = {printable(name): printable(digest[:12]) for name, digest in plugins.items()}
+        named = ", ".join(f"{name} (sha256 {digest}…)" if digest else name for name, digest in known.items())
         raise UserError(
             f"{error}; it was made with the plugin {named}, which is not loaded by itself: pass --plugin FILE, or "
             "--trust-plugins (trust_plugins=True) to run the code of the copy in the run's folder"

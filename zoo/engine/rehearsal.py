@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from zoo.base import BaseVAE, Batch, VAEOutput, random_batch
+from zoo.base import PARTS, BaseVAE, Batch, VAEOutput, random_batch
 from zoo.config import PlayerOptimizer
 from zoo.errors import PluginError, UserError, crash, is_ours, place
 
@@ -62,6 +62,9 @@ def check_players(model: BaseVAE) -> None:
     if isinstance(model.batch_terms, str):
         advice = f"write ({model.batch_terms!r},)"
         raise PluginError(f"{name}.batch_terms is {model.batch_terms!r}, not a tuple: {advice} ({where})")
+    if not isinstance(model.not_exported, Mapping) or not set(model.not_exported) <= set(PARTS):
+        advice = f"name which of {', '.join(PARTS)}, and why: {{'sampler': 'it …'}}"
+        raise PluginError(f"{name}.not_exported is {model.not_exported!r}: {advice} ({where})")
     for player, settings in model.optimizers.items():
         if player not in model.players:
             raise PluginError(f"{name}.optimizers has settings of {player!r}, which is no player of it ({where})")

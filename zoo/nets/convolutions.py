@@ -4,7 +4,7 @@ A wide layer over 4x4 or 2x2 pixels, as at the bottom of an encoder and the top 
 times as long as the matrix products that it amounts to, most of it for the gradient of the weights. These layers choose
 the products there. And of a transposed convolution over a large map oneDNN takes longer for the gradient of the bias, a
 plain sum, than for everything else: here torch sums it. In all but rounding the layers are torch's: parameters,
-checkpoints, results.
+checkpoints, results. In a graph that is exported or traced they are torch's altogether: it may run anywhere.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Conv2d(nn.Conv2d):
         """`[B, before, H, W]` -> `[B, after, h, w]`."""
         (kernel, _), (stride, _), padding = self.kernel_size, self.stride, int(self.padding[0])
         size = [(n + 2 * padding - kernel) // stride + 1 for n in input.shape[2:]]
-        if not _products_are_faster(self, input, size):
+        if _exporting() or not _products_are_faster(self, input, size):
             return super().forward(input)
         pixels = input.flatten(2).transpose(1, 2)  # [B, H W, before]
         seen = seen_pixels(tuple(input.shape[2:]), kernel, stride, padding)
@@ -58,7 +58,7 @@ class ConvTranspose2d(nn.ConvTranspose2d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """`[B, before, h, w]` -> `[B, after, H, W]`; `output_size` is torch's, and overrides `output_padding`."""
-        if output_size is not None:
+        if output_size is not None or _exporting():
             return super().forward(input, output_size)
         assert self.bias is not None
         (kernel, _), (stride, _), padding = self.kernel_size, self.stride, int(self.padding[0])
@@ -112,6 +112,10 @@ def _seen_pixels(size: tuple[int, ...], kernel: int, stride: int, padding: int) 
 def _kept_seen_pixels(size: tuple[int, ...], kernel: int, stride: int, padding: int) -> Tensor:
     with torch.inference_mode(False):  # what is made in inference mode could not serve training later
         return _seen_pixels(size, kernel, stride, padding)
+
+
+def _exporting() -> bool:
+    return torch.compiler.is_exporting() or torch.jit.is_tracing()
 
 
 def _products_are_faster(layer: nn.Conv2d | nn.ConvTranspose2d, input: Tensor, smaller: Sequence[int]) -> bool:

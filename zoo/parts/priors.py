@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._higher_order_ops import while_loop
 
 from zoo.parts.distributions import bounded_logvar, gaussian_kl, gaussian_log_prob, gaussian_sample, standard_normal
 from zoo.parts.flows import Coupling
@@ -32,7 +33,7 @@ class AutoregressivePrior(nn.Module):
 
     def logits(self, indices: Tensor) -> Tensor:
         """Return logits of the codes at positions 1 .. n + 1 given the first n: `[B, n]` -> `[B, n + 1, K]`."""
-        x = torch.cat([self.start.expand(len(indices), -1, -1), self.embedding(indices)], 1)
+        x = torch.cat([self.start.expand(indices.shape[0], -1, -1), self.embedding(indices)], 1)
         x = x + self.position[: x.shape[1]]
         mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1], device=x.device)
         return self.head(self.transformer(x, mask, is_causal=True)).float()
@@ -45,6 +46,8 @@ class AutoregressivePrior(nn.Module):
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw position by position: int64 `[n, P]`."""
         device = self.position.device
+        if torch.compiler.is_exporting():
+            return self._drawn_in_a_loop(torch.rand(n, self.positions, device=device))
         indices = torch.zeros(n, 0, dtype=torch.long, device=device)
         for _ in range(self.positions):
             shares = self.logits(indices)[:, -1].softmax(1)
@@ -52,6 +55,23 @@ class AutoregressivePrior(nn.Module):
             drawn = torch.multinomial(shares.to(source), 1, generator=generator).to(device)
             indices = torch.cat([indices, drawn], 1)
         return indices
+
+    def _drawn_in_a_loop(self, uniform: Tensor) -> Tensor:
+        """Draw codes by uniform numbers `[n, P]`, as one loop in a graph: int64 `[n, P]`."""
+
+        def more(step: Tensor, indices: Tensor, uniform: Tensor) -> Tensor:
+            return step < self.positions
+
+        def draw(step: Tensor, indices: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            here = torch.arange(self.positions, device=indices.device) == step  # [P]
+            logits = (self.logits(indices[:, :-1]) * here[:, None]).sum(1)  # [n, K]
+            below = logits.softmax(1).cumsum(1)
+            u = (uniform * here).sum(1, keepdim=True)
+            drawn = (below < u * below[:, -1:]).sum(1, keepdim=True)
+            return step + 1, torch.where(here, drawn, indices), uniform.clone()
+
+        start = torch.zeros((), dtype=torch.long, device=uniform.device), torch.zeros_like(uniform, dtype=torch.long)
+        return while_loop(more, draw, (*start, uniform))[1]
 
 
 class FlowPrior(nn.Module):
