@@ -92,13 +92,13 @@ class NetVAE(BaseVAE):
             UserError: if there is to be a grid, and the net has none.
         """
         if latent == "grid":
-            grid = self.feature_shape[1:]
-            if not grid or grid != self.decoder_shape[1:]:
+            _, *grid = self.feature_shape
+            if not grid or grid != list(self.decoder_shape[1:]):
                 raise UserError(
                     "model.latent=grid keeps the places of a net's features, and this net's encoder and decoder have "
                     "none, or not the same: set model.latent=flat, or choose net 'ldm', 'grid', 'conv' or 'resnet'"
                 )
-            self.latent_shape = (dim, *grid)
+            self.latent_shape = (dim, grid[0], grid[1])
         self.latent_dim = math.prod(self.latent_shape) if self.latent_shape else dim
 
     def read(self, x: Tensor) -> Tensor:
