@@ -26,7 +26,7 @@ from zoo.variants.iwae import IWAE
 from zoo.variants.plain import PlainVAE
 
 GOLDEN = Path(__file__).parent / "golden"
-GOLDEN_OPTIONS: dict[str, dict[str, Any]] = {"beta": {"warmup": 0.5}}
+GOLDEN_OPTIONS: dict[str, dict[str, Any]] = {"beta": {"warmup": 0.5}, "kl_gan": {"latent": "grid"}}
 NAMES = [entry.name for entry in VARIANTS]
 # Those whose "kl" is KL(N(mu, sigma) || N(0, I)) in closed form.
 GAUSSIAN = [
