@@ -41,7 +41,7 @@ def terms_at(model: LatentVAE, progress: float) -> dict[str, Tensor]:
 def test_who_has_a_kl_that_can_be_weighed() -> None:
     without = {"ae", "aae", "wae_mmd", "swae", "rae_l2", "rae_gp"}  # no KL
     without |= {"iwae", "miwae", "ciwae", "piwae"}  # bounds that no weight of the KL leaves in place
-    without |= {"vq", "rvq", "lfq", "bsq", "fsq"}  # a point, whose code length the prior alone learns
+    without |= {"vq", "vqgan", "rvq", "lfq", "bsq", "fsq"}  # a point, whose code length the prior alone learns
     without |= {"beta_capacity"}  # a target for the KL in place of a weight
     assert set(WARMED) == set(NAMES) - without
     assert set(FREED) == set(WARMED) - {"beta_tc"}  # whose KL is three terms, each with its weight

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zoo.base import BaseVAE, Batch, ImageSpec, random_batch
 from zoo.engine.rehearsal import loss_name
 from zoo.errors import DoesNotApply, UserError
+from zoo.families.latent import LatentVAE
 from zoo.models import create
 from zoo.nets.batch_norm import as_evaluated
 from zoo.options import signature_options
@@ -207,7 +208,8 @@ def check_pull(model: BaseVAE, batch: Batch) -> None:
         costs.append((terms["kl"].item(), (terms["loss"] - terms["recon"]).item()))
     model.progress.fill_(0.5)
     (low, without), (high, with_it) = costs
-    if hasattr(model, "kl_weight") and float(model.kl_weight()) * (high - low) < FAINT * max(1.0, abs(without)):
+    weight = model.kl_weight() if isinstance(model, LatentVAE) else 1.0
+    if float(weight) * (high - low) < FAINT * max(1.0, abs(without)):
         raise DoesNotApply  # its weight is so small that the rest of the loss hides it
     assert high < low + 1 or with_it - without > FAINT * max(1.0, abs(without)), (
         f"the term 'kl' rises from {low:g} to {high:g} nats, and the loss but for 'recon' goes from {without:g} to "

@@ -90,16 +90,14 @@ def test_the_network_is_neither_trained_nor_saved(random_mobilenet: None) -> Non
 
 
 @pytest.mark.usefixtures("no_network")
-def test_missing_weights_are_one_sentence_before_the_first_step_and_no_matter_to_a_trained_model(
+def test_missing_weights_are_told_before_the_first_step_and_no_matter_to_a_trained_model(
     tmp_path: Path,
 ) -> None:
     options = small("kl_gan", perceptual_weight=1.0)
     AcceleratorState._reset_state(reset_partial_state=True)
-    with pytest.raises(
-        UserError, match=r"weights are not on this machine .* VAE_ZOO_MOBILENET; or set model.perc"
-    ) as e:
+    with pytest.raises(UserError, match=r"are not on this machine .* VAE_ZOO_MOBILENET; or set model.perc") as error:
         set_up(make_config(tmp_path / "none", model={"name": "kl_gan", **options}))
-    assert "benchmark" not in str(e.value)
+    assert "benchmark" not in str(error.value)
     model = create("kl_gan", ImageSpec(1, 8, 8), **options)
     path = tmp_path / "model.safetensors"
     write_weights(path, weights_of(model), model.image, ModelConfig(name="kl_gan", **options), plugins={})

@@ -37,7 +37,7 @@ class PatchGame(NetVAE):
         **options: Those of the posterior's class.
     """
 
-    players: tuple[str, ...] = ("vae", "discriminator")
+    players: ClassVar[tuple[str, ...]] = ("vae", "discriminator")
     optimizers = dict.fromkeys(("vae", "discriminator"), {"betas": (0.5, 0.9)})
     not_compiled = "its adaptive weight is a gradient taken within the step, which torch.compile does not support"
     batch_terms: tuple[str, ...] = ("loss", "adaptive_weight")

@@ -102,7 +102,7 @@ class CodeVAE(LatentVAE):
         **options: Those of `LatentVAE`.
     """
 
-    players = ("vae", "prior")
+    players: ClassVar[tuple[str, ...]] = ("vae", "prior")
     settled: ClassVar[tuple[str, ...]] = ("beta", "reduction")
     batch_terms: tuple[str, ...] = ("perplexity", "usage")
 
