@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -18,7 +19,17 @@ from zoo.engine.setup import set_up
 from zoo.errors import UserError
 from zoo.families.gaussian import GaussianVAE
 from zoo.models import create
-from zoo.nets.ldm import FILE, from_diffusers, is_of_diffusers, to_diffusers, write_for_diffusers
+from zoo.nets.ldm import (
+    FILE,
+    Attention,
+    Downsample,
+    ResnetBlock,
+    Upsample,
+    from_diffusers,
+    is_of_diffusers,
+    to_diffusers,
+    write_for_diffusers,
+)
 from zoo.nets.pairs import build_net
 
 WIDTHS, BLOCKS, CHANNELS = (32, 64), 2, 3
@@ -122,11 +133,11 @@ def test_the_moments_and_the_image_are_those_of_the_convolutions_by_hand() -> No
     x = torch.rand(2, *IMAGE.shape) * 2 - 1
     with torch.no_grad():
         features = model.encoder(x)
-        moments = torch.nn.functional.conv2d(features, weights["quant_conv.weight"], weights["quant_conv.bias"])
+        moments = F.conv2d(features, weights["quant_conv.weight"], weights["quant_conv.bias"])
         mu, logvar = model.encode(x)
         torch.testing.assert_close(torch.cat([mu, logvar], 1), moments.flatten(1), rtol=0, atol=1e-5)
         z = mu.unflatten(1, (CHANNELS, 8, 12))
-        back = torch.nn.functional.conv2d(z, weights["post_quant_conv.weight"], weights["post_quant_conv.bias"])
+        back = F.conv2d(z, weights["post_quant_conv.weight"], weights["post_quant_conv.bias"])
         torch.testing.assert_close(model.logits(mu), model.decoder(back), rtol=0, atol=1e-5)
 
 
@@ -222,3 +233,41 @@ def test_every_position_attends_to_every_other() -> None:
     x = torch.zeros(1, 64, 4, 6, requires_grad=True)
     middle.attentions[0](x + torch.randn(1, 64, 4, 6))[0, :, 0, 0].sum().backward()  # type: ignore[operator, index]
     assert x.grad is not None and x.grad[0].abs().sum(0).gt(0).all()
+
+
+# ---- the layers by hand, where diffusers is not there to compare with
+
+
+def test_attention_is_softmax_of_scaled_products() -> None:
+    torch.manual_seed(0)
+    layer, x = Attention(32), torch.randn(2, 32, 3, 5)
+    h = layer.group_norm(x).flatten(2).transpose(1, 2)
+    scores = (layer.to_q(h) @ layer.to_k(h).transpose(1, 2) / 32**0.5).softmax(2)
+    expected = x + layer.to_out[0](scores @ layer.to_v(h)).transpose(1, 2).reshape(2, 32, 3, 5)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_halving_pads_on_the_right_and_at_the_bottom() -> None:
+    torch.manual_seed(0)
+    layer, x = Downsample(2), torch.randn(1, 2, 4, 6)
+    found = layer(x)
+    assert found.shape == (1, 2, 2, 3)
+    weight, bias = layer.conv.weight, layer.conv.bias
+    torch.testing.assert_close(found[0, :, 0, 1], torch.einsum("chw,dchw->d", x[0, :, :3, 2:5], weight) + bias)
+    corner = torch.einsum("chw,dchw->d", x[0, :, 2:, 4:], weight[:, :, :2, :2]) + bias
+    torch.testing.assert_close(found[0, :, 1, 2], corner)
+
+
+def test_doubling_repeats_pixels() -> None:
+    torch.manual_seed(0)
+    layer, x = Upsample(2), torch.randn(1, 2, 3, 4)
+    torch.testing.assert_close(layer(x), layer.conv(x.repeat_interleave(2, 2).repeat_interleave(2, 3)))
+
+
+def test_a_residual_block_is_the_published_one() -> None:
+    torch.manual_seed(0)
+    layer, x = ResnetBlock(32, 64), torch.randn(2, 32, 4, 4)
+    h = F.group_norm(x, 32, layer.norm1.weight, layer.norm1.bias, 1e-6)
+    h = layer.conv1(h * h.sigmoid())
+    h = F.group_norm(h, 32, layer.norm2.weight, layer.norm2.bias, 1e-6)
+    torch.testing.assert_close(layer(x), layer.conv_shortcut(x) + layer.conv2(h * h.sigmoid()))

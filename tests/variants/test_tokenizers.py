@@ -139,6 +139,17 @@ def test_the_adaptive_weight_is_the_ratio_of_both_gradients_at_the_last_layer(na
     torch.testing.assert_close(terms["adaptive_weight"], expected, rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("name", BOTH)
+def test_the_game_is_weighed_against_errors_and_features(name: str, random_mobilenet: None) -> None:
+    model = model_of(name, perceptual_weight=0.5)
+    batch = random_batch(model.image)
+    last = last_weight(model.decoder)
+    found, terms = loss_of(model, batch)["adaptive_weight"], loss_of(model, batch)
+    fidelity = terms["recon"] + 0.5 * 256 * terms["perceptual"]
+    norms = [torch.autograd.grad(term, last, retain_graph=True)[0].norm() for term in (fidelity, terms["fooled"])]
+    torch.testing.assert_close(found, norms[0] / (norms[1] + 1e-4), rtol=1e-4, atol=0)
+
+
 def test_the_loss_of_kl_gan_is_the_papers_sum() -> None:
     model = model_of("kl_gan", beta=0.3, gan_weight=0.7)
     batch = random_batch(model.image)
