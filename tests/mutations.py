@@ -342,8 +342,8 @@ MUTATIONS = (
     plant(
         "families/latent.py",
         "return Conv2d(self.feature_shape[0], self.latent_shape[0], 1)",
-        "return Conv2d(self.feature_shape[0], self.latent_shape[0], 1, padding=0).requires_grad_(False)",
-        "test_grid_latents::test_a_variant_keeps_its_contract_on_a_grid[beta-grid]",
+        "return Conv2d(self.feature_shape[0], self.latent_shape[0], 3, padding=1)",
+        "test_grid_latents::test_the_vector_is_the_map_flattened",
     ),
     plant(
         "engine/initial.py",

@@ -17,8 +17,8 @@ Logs:
     discriminator/loss: what the discriminator minimises, without `r1` 1 if it can't tell; 0 before the game begins.
     discriminator/r1: half the squared gradient of its logit at images; where `r1` is not 0.
 
-Departs from the paper: d is a distance of MobileNetV2's features, not LPIPS over VGG, and off by default, since its
-weights are a file of their own; its weight is 1 in the paper. There is no learned variance of the error; the
+Departs from the paper: the features are MobileNetV2's, not those of LPIPS over VGG, and off by default, since their
+weights are a file of their own; their weight is 1 in the paper. There is no learned variance of the error; the
 discriminator has GroupNorm; the game begins at a share of the run; of "logistic", the decoder minimises softplus(-D);
 images end in the activation of their range; R1 is an option of ours. The elbo is that of the likelihood alone, which is
 not what is minimised.
