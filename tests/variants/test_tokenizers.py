@@ -224,6 +224,18 @@ def test_evaluation_remembers_the_last_steps_weight() -> None:
 
 
 @pytest.mark.parametrize("name", BOTH)
+def test_a_frozen_decoder_is_one_sentence_and_a_frozen_encoder_none(name: str, tmp_path: Path) -> None:
+    for part, words in (("encoder", ""), ("decoder", "last layer, which is frozen: leave the decoder out of freeze")):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        config = make_config(tmp_path / part, model={"name": name, **small(name)}, freeze=[part])
+        if not words:
+            set_up(config)
+            continue
+        with pytest.raises(UserError, match=words):
+            set_up(config)
+
+
+@pytest.mark.parametrize("name", BOTH)
 def test_the_discriminator_learns_to_tell_images_from_reconstructions(name: str) -> None:
     model = model_of(name, patch_channels=8)
     batch = random_batch(model.image, 16)

@@ -90,9 +90,19 @@ class PatchGame(NetVAE):
         return (self.progress >= self.gan_start).float()
 
     def balanced(self, fidelity: Tensor, fooled: Tensor) -> Tensor:
-        """Return the adaptive weight of this step; in evaluation that of the last one, which the model remembers."""
+        """Return the adaptive weight of this step; in evaluation that of the last one, which the model remembers.
+
+        Raises:
+            UserError: if the layer that both pull at is frozen.
+        """
         if self.training and torch.is_grad_enabled():
-            self.adaptive_weight.copy_(balance(fidelity, fooled, last_weight(self.decoder)))
+            weight = last_weight(self.decoder)
+            if not weight.requires_grad:
+                raise UserError(
+                    f"{type(self).__name__} weighs its game by gradients of the decoder's last layer, which is frozen: "
+                    "leave the decoder out of freeze"
+                )
+            self.adaptive_weight.copy_(balance(fidelity, fooled, weight))
         return self.adaptive_weight.clone()
 
     def fooled(self, recon: Tensor) -> Tensor:
