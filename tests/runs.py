@@ -20,6 +20,7 @@ SMALLER: dict[str, Any] = {
     **{"critic_width": 16, "samples": 3, "groups": 2, "flows": 2, "flow_width": 16, "pseudo_inputs": 5},
     **{"codes": 8, "dim": 4, "positions": 4, "categories": 4, "levels": [3, 4], "latent_dims": [3, 2], "width": 16},
     **{"stages": 2, "bits": 3, "group": 2, "components": 2, "prior_steps": 2, "prior_width": 16},
+    **{"latent": "flat", "patch_channels": 4, "patch_layers": 1},
 }
 
 

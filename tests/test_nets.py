@@ -30,6 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "gated": {"hidden_dims": [7, 5]},
     "rae": {"base_channels": 2},
     "grid": {"base_channels": 2},
+    "ldm": {"hidden_dims": [4, 6], "blocks": 1, "z_channels": 2},
 }
 ANY_SIZE = ["mlp", "vanilla", "resnet", "gated"]
 

@@ -26,7 +26,7 @@ from zoo.variants.iwae import IWAE
 from zoo.variants.plain import PlainVAE
 
 GOLDEN = Path(__file__).parent / "golden"
-GOLDEN_OPTIONS: dict[str, dict[str, Any]] = {"beta": {"warmup": 0.5}}
+GOLDEN_OPTIONS: dict[str, dict[str, Any]] = {"beta": {"warmup": 0.5}, "kl_gan": {"latent": "grid"}}
 NAMES = [entry.name for entry in VARIANTS]
 # Those whose "kl" is KL(N(mu, sigma) || N(0, I)) in closed form.
 GAUSSIAN = [
@@ -48,12 +48,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "gated": {"hidden_dims": [12]},
     "rae": {"base_channels": 2},
     "grid": {"base_channels": 2},
+    "ldm": {"hidden_dims": [4, 6], "blocks": 1, "z_channels": 2},
 }
 ANY_SIZE = ("mlp", "vanilla", "resnet")
 # Data and the nets that take it.
 IMAGES = {
     "mnist": (ImageSpec(1, 28, 28, classes=10, train_size=50), (*ANY_SIZE, "mnist", "gated")),
-    "cifar10": (ImageSpec(3, 32, 32, classes=10, train_size=50), ("conv", "celeba", "rae", "grid")),
+    "cifar10": (ImageSpec(3, 32, 32, classes=10, train_size=50), ("conv", "celeba", "rae", "grid", "ldm")),
     "celeba": (ImageSpec(3, 64, 64, SYMMETRIC, attributes=40, train_size=50), ("celeba", "vanilla")),
     "odd": (ImageSpec(2, 37, 51, attributes=3, train_size=50), ANY_SIZE),
 }

@@ -111,6 +111,8 @@ class BaseVAE(nn.Module, ABC):
         codebook_size: How many codes each position of a discrete latent chooses from, see `indices`; 0 if the latent is
             continuous.
         codebooks: How many codebooks of that size take turns over the positions.
+        latent_shape: C, h and w of a continuous latent that keeps the places of its image, whose vectors `[B, D]` are
+            such maps, flattened; None of any other.
         batch_terms: Terms of the loss that compare a batch's images with one another (a covariance, a kernel distance),
             and so depend on its size; all others are means over images.
         own_bound: Whether the logged kl and elbo speak of the prior that `log_likelihood` and samples have.
@@ -131,6 +133,7 @@ class BaseVAE(nn.Module, ABC):
     stochastic: ClassVar[bool] = True
     codebook_size: int = 0
     codebooks: int = 1
+    latent_shape: tuple[int, int, int] | None = None
     batch_terms: tuple[str, ...] = ()
     own_bound: ClassVar[bool] = True
     bf16_safe: ClassVar[bool] = True

@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zoo.base import BaseVAE, Batch, ImageSpec, random_batch
 from zoo.engine.rehearsal import loss_name
 from zoo.errors import DoesNotApply, UserError
+from zoo.families.latent import LatentVAE
 from zoo.models import create
 from zoo.nets.batch_norm import as_evaluated
 from zoo.options import signature_options
@@ -27,6 +28,7 @@ from zoo.parts.distributions import Likelihood
 
 Variant = str | type[BaseVAE]  # a registered name, or a class
 SIGMAS = 7  # a mean may be off by so many standard errors, which are estimated from few draws themselves
+FAINT = 1e-3  # of a loss: so small a share of it can not be told from its other terms
 RESOLVED = 1e6  # nats: far beyond, float32's rounding may be all that a term consists of
 NO_SIZE = 0.05  # nats a pixel: sums of so small terms, of any sign, need not grow with the image
 # Options of zoo.families.latent that a loss written anew may forget: a value that no default is near, the attribute
@@ -206,7 +208,10 @@ def check_pull(model: BaseVAE, batch: Batch) -> None:
         costs.append((terms["kl"].item(), (terms["loss"] - terms["recon"]).item()))
     model.progress.fill_(0.5)
     (low, without), (high, with_it) = costs
-    assert high < low + 1 or with_it - without > 1e-3 * max(1.0, abs(without)), (
+    weight = model.kl_weight() if isinstance(model, LatentVAE) else 1.0
+    if float(weight) * (high - low) < FAINT * max(1.0, abs(without)):
+        raise DoesNotApply  # its weight is so small that the rest of the loss hides it
+    assert high < low + 1 or with_it - without > FAINT * max(1.0, abs(without)), (
         f"the term 'kl' rises from {low:g} to {high:g} nats, and the loss but for 'recon' goes from {without:g} to "
         f"{with_it:g}: is the KL in the loss, not times 0, and not subtracted?"
     )

@@ -93,11 +93,14 @@ class Trained(BaseVAE):
 
     @torch.no_grad()
     def decode(self, z: Images, y: Labels | None = None) -> Tensor:
-        """Return the images of latents `[N, D]`: `[N, C, H, W]` in [0, 1]."""
+        """Return the images of latents `[N, D]`, or of grids `[N, *latent_shape]`: `[N, C, H, W]` in [0, 1]."""
         latents = torch.as_tensor(z).to(self.device, torch.float32)
         wanted = getattr(self.model, "latent_dim", None)
+        if self.model.latent_shape and latents.shape[1:] == self.model.latent_shape:
+            latents = latents.flatten(1)
         if latents.ndim != 2 or (wanted is not None and latents.shape[1] != wanted):
-            raise UserError(f"latents are {described(z)}, and this model takes [N, {wanted or 'D'}]")
+            grid = f" or {['N', *self.model.latent_shape]}".replace("'", "") if self.model.latent_shape else ""
+            raise UserError(f"latents are {described(z)}, and this model takes [N, {wanted or 'D'}]{grid}")
         self._see_room(len(latents))
         labels = self._labels(y, len(latents))
         return torch.cat(

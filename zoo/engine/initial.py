@@ -8,13 +8,14 @@ from torch import Tensor, nn
 from zoo.base import BaseVAE
 from zoo.data import Images
 from zoo.errors import UserError
+from zoo.nets.convolutions import Conv2d
 
 LEAST = 0.001  # mean grey of a pixel, and most: 0.999; as in the code of Burda et al. 2016
 IMAGES_PER_CHUNK = 1000
 
 
 def initialise(model: BaseVAE, kind: str) -> None:
-    """Draw the weights of encoder and decoder, and of the linear layers between them, anew; biases become 0.
+    """Draw the weights of encoder and decoder, and of the linear maps between them, anew; biases become 0.
 
     Args:
         model: With an encoder and a decoder; what else it has (flows, critics) stays as it is.
@@ -26,7 +27,7 @@ def initialise(model: BaseVAE, kind: str) -> None:
     """
     _decoder(model, f"init={kind}")
     for name, part in model.named_children():
-        if name not in ("encoder", "decoder", "from_latent") and type(part) is not nn.Linear:
+        if name not in ("encoder", "decoder", "from_latent") and type(part) not in (nn.Linear, Conv2d):
             continue
         for layer in part.modules():
             if not isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):

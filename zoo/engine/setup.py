@@ -17,8 +17,9 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from zoo.base import VARIANTS, BaseVAE, Batch, random_batch
 from zoo.config import Config, OptimizerConfig
@@ -31,6 +32,7 @@ from zoo.engine.trackers import Trackers
 from zoo.errors import UserError, warn
 from zoo.memory import require
 from zoo.models import create, model_options, preferred_range
+from zoo.nets import ldm
 from zoo.registry import did_you_mean, load_plugin
 
 if torch.distributed.is_available():
@@ -226,7 +228,7 @@ def init_from(model: BaseVAE, source: Path) -> str:
 
     Args:
         model: Just built.
-        source: A run's folder, or a `model.safetensors`.
+        source: A run's folder, or a `model.safetensors`; or those of diffusers' `AutoencoderKL`.
 
     Returns:
         The SHA-256 of the weights' file.
@@ -234,9 +236,9 @@ def init_from(model: BaseVAE, source: Path) -> str:
     Raises:
         UserError: if there are no weights, or nothing fits.
     """
-    path = weights_file(source.expanduser())
-    recipe_of(path)  # it is a model of this zoo
-    given, own = load_file(path), model.state_dict()
+    source = source.expanduser()
+    path = source / ldm.FILE if (source / ldm.FILE).is_file() else weights_file(source)
+    given, own = read_weights(path), model.state_dict()
     own.pop("progress")
     fitting = {name: given[name] for name, tensor in own.items() if name in given and given[name].shape == tensor.shape}
     if not fitting:
@@ -252,6 +254,21 @@ def init_from(model: BaseVAE, source: Path) -> str:
         if lacking:
             print(f"        new: {', '.join(lacking[:SHOWN])}" + (", …" if len(lacking) > SHOWN else ""))
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read weights of the zoo, or of diffusers' `AutoencoderKL` under the zoo's names.
+
+    Raises:
+        UserError: if they are neither.
+    """
+    weights: dict[str, Tensor] = {}
+    with suppress(SafetensorError):  # of a damaged file `recipe_of` tells
+        weights = load_file(path)
+    if ldm.is_of_diffusers(weights):
+        return ldm.from_diffusers(weights)
+    recipe_of(path)  # it is a model of this zoo
+    return weights
 
 
 def freeze(model: BaseVAE, config: Config) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.base import ImageSpec, VAEOutput
-from zoo.families.latent import NetVAE
+from zoo.families.latent import Layout, NetVAE
 from zoo.parts.distributions import standard_normal
 
 
@@ -20,21 +20,24 @@ class Autoencoder(NetVAE):
 
     Args:
         image: The data's shape and range.
-        latent_dim: D, dimensions of the latent.
+        latent_dim: D, dimensions of the latent; of each of its positions, where it keeps a grid.
+        latent: "flat", a vector of D numbers, or "grid", D numbers at each position of the net's feature map.
         **options: Those of `NetVAE`: net, recon, reduction, out_activation, and the net's own.
     """
 
     stochastic = False
 
-    def __init__(self, image: ImageSpec, *, latent_dim: PositiveInt = 32, **options: Any) -> None:
+    def __init__(
+        self, image: ImageSpec, *, latent_dim: PositiveInt = 32, latent: Layout = "flat", **options: Any
+    ) -> None:
         super().__init__(image, **options)
-        self.latent_dim = latent_dim
-        self.to_latent = nn.Linear(self.features, latent_dim)
-        self.from_latent = self.features_from(latent_dim)
+        self.lay_out(latent, latent_dim)
+        self.to_latent = self.to_latents()
+        self.from_latent = self.features_from(self.latent_dim)
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, None]:
         """Return the image's latent `[B, D]`, and None for a variance."""
-        return self.to_latent(self.encoder(x).flatten(1)).float(), None
+        return self.to_latent(self.read(x)).float().flatten(1), None
 
     def forward(self, x: Tensor, y: Tensor | None = None, *, sample_posterior: bool = True) -> VAEOutput:
         """Encode and decode; `sample_posterior` changes nothing."""

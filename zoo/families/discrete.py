@@ -102,13 +102,13 @@ class CodeVAE(LatentVAE):
         **options: Those of `LatentVAE`.
     """
 
-    players = ("vae", "prior")
+    players: ClassVar[tuple[str, ...]] = ("vae", "prior")
     settled: ClassVar[tuple[str, ...]] = ("beta", "reduction")
     batch_terms: tuple[str, ...] = ("perplexity", "usage")
 
     def __init__(self, image: ImageSpec, *, dim: PositiveInt, positions: PositiveInt = 16, **options: Any) -> None:
         super().__init__(image, **options)
-        if self.decoder_shape != self.feature_shape:
+        if self.decoder_shape[1:] != self.feature_shape[1:]:
             raise UserError(
                 f"the codes of {type(self).__name__} lie where a net's features do, and net {options.get('net')!r} has "
                 "another map at its decoder: choose net 'grid', 'vanilla' or 'resnet'"
@@ -121,7 +121,10 @@ class CodeVAE(LatentVAE):
             self.remarks = self._remarks(grid, image)
             self.to_codes: nn.Module = nn.Sequential(nn.Conv2d(channels, dim, 1), nn.Flatten(2))  # [B, D, P]
             self.from_latent = nn.Sequential(
-                nn.Unflatten(1, (self.positions, dim)), _Transpose(), nn.Unflatten(2, grid), nn.Conv2d(dim, channels, 1)
+                nn.Unflatten(1, (self.positions, dim)),
+                _Transpose(),
+                nn.Unflatten(2, grid),
+                nn.Conv2d(dim, self.decoder_shape[0], 1),
             )
         else:
             self.to_codes = nn.Sequential(nn.Linear(channels, self.latent_dim), nn.Unflatten(1, (dim, self.positions)))

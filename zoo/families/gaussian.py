@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 from pydantic import PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, VAEOutput
 from zoo.errors import UserError
-from zoo.families.latent import LatentVAE
+from zoo.families.latent import LatentVAE, Layout
 from zoo.parts.distributions import DiagonalGaussian, Posterior, bounded_logvar, gaussian_kl_per_dim, gaussian_sample
 
 
@@ -19,7 +19,8 @@ class GaussianVAE(LatentVAE):
 
     Args:
         image: The data's shape and range.
-        latent_dim: D, dimensions of the latent.
+        latent_dim: D, dimensions of the latent; of each of its positions, where it keeps a grid.
+        latent: "flat", a vector of D numbers, or "grid", D numbers at each position of the net's feature map.
         logvar_range: Least and greatest log variance, which are clamped, as some papers do, so that none beyond has a
             gradient; None: [-30, 20], where a gradient passes.
         **options: Those of `LatentVAE`: net, recon, reduction, beta, out_activation, and the net's own.
@@ -33,6 +34,7 @@ class GaussianVAE(LatentVAE):
         image: ImageSpec,
         *,
         latent_dim: PositiveInt = 32,
+        latent: Layout = "flat",
         logvar_range: tuple[float, float] | None = None,
         **options: Any,
     ) -> None:
@@ -40,17 +42,16 @@ class GaussianVAE(LatentVAE):
         if logvar_range is not None and not logvar_range[0] < logvar_range[1]:
             raise UserError(f"model.logvar_range is {list(logvar_range)}, and must rise, as [-6, 2] does")
         self.logvar_range = logvar_range
-        self.latent_dim = latent_dim
-        self.to_mu = nn.Linear(self.features, latent_dim)
-        self.to_logvar = nn.Linear(self.features, latent_dim)
+        self.lay_out(latent, latent_dim)
+        self.to_mu, self.to_logvar = self.to_latents(), self.to_latents()
         # A conditional model shows its labels to both ends of the latent.
-        self.from_latent = self.features_from(latent_dim + (image.label_dim if self.needs_labels else 0))
+        self.from_latent = self.features_from(self.latent_dim + (image.label_dim if self.needs_labels else 0))
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mu and logvar of q(z|x), each `[B, D]`."""
-        h = self.encoder(x).flatten(1)
-        logvar = self.to_logvar(h).float()
-        return self.to_mu(h).float(), logvar.clamp(*self.logvar_range) if self.logvar_range else bounded_logvar(logvar)
+        h = self.read(x)
+        mu, logvar = self.to_mu(h).float().flatten(1), self.to_logvar(h).float().flatten(1)
+        return mu, logvar.clamp(*self.logvar_range) if self.logvar_range else bounded_logvar(logvar)
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Posterior:
         """Return q(z|x) of a batch."""

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from zoo.base import BaseVAE, Batch, ImageSpec, VAEOutput
 from zoo.config import Fraction
+from zoo.errors import UserError
+from zoo.nets.convolutions import Conv2d
 from zoo.nets.pairs import build_net
 from zoo.parts.distributions import (
     Activation,
@@ -23,6 +25,8 @@ from zoo.parts.distributions import (
     standard_normal,
 )
 from zoo.parts.likelihoods import build_likelihood
+
+Layout = Literal["flat", "grid"]
 
 # Only decoding is costly, so K samples of an image are worked off in pieces of so many images.
 IMAGES_PER_CHUNK = 4096
@@ -55,6 +59,7 @@ class NetVAE(BaseVAE):
     """
 
     from_latent: nn.Module
+    latent_dim: int
 
     def __init__(
         self,
@@ -78,8 +83,42 @@ class NetVAE(BaseVAE):
         self.features = math.prod(pair.feature_shape)
         self.decoder_shape = pair.decoder_shape or pair.feature_shape
 
+    def lay_out(self, latent: Layout, dim: int) -> None:
+        """Settle what latents are: `dim` numbers, or so many at each position of the net's features.
+
+        Sets `latent_dim`, the numbers in all, and `latent_shape`. All but the net sees vectors `[B, latent_dim]`.
+
+        Raises:
+            UserError: if there is to be a grid, and the net has none.
+        """
+        if latent == "grid":
+            _, *grid = self.feature_shape
+            if not grid or grid != list(self.decoder_shape[1:]):
+                raise UserError(
+                    "model.latent=grid keeps the places of a net's features, and this net's encoder and decoder have "
+                    "none, or not the same: set model.latent=flat, or choose net 'ldm', 'grid', 'conv' or 'resnet'"
+                )
+            self.latent_shape = (dim, grid[0], grid[1])
+        self.latent_dim = math.prod(self.latent_shape) if self.latent_shape else dim
+
+    def read(self, x: Tensor) -> Tensor:
+        """Return what `to_latents` takes: the encoder's features `[B, F]`, or as a map where latents are one."""
+        features = self.encoder(x)
+        return features if self.latent_shape else features.flatten(1)
+
+    def to_latents(self) -> nn.Linear | Conv2d:
+        """Build a linear map from features to one number for each of a latent's, to be flattened; see `read`."""
+        if self.latent_shape:
+            return Conv2d(self.feature_shape[0], self.latent_shape[0], 1)
+        return nn.Linear(self.features, self.latent_dim)
+
     def features_from(self, latent_dim: int) -> nn.Module:
-        """Build the linear map from latents `[B, latent_dim]` to the decoder's features."""
+        """Build the linear map from latents `[B, latent_dim]` to the decoder's features.
+
+        Where latents keep a grid, what a vector has beyond them (labels) is shown at every position.
+        """
+        if self.latent_shape:
+            return FromGrid(self.latent_shape, latent_dim - self.latent_dim, self.decoder_shape[0])
         return nn.Sequential(nn.Linear(latent_dim, math.prod(self.decoder_shape)), nn.Unflatten(1, self.decoder_shape))
 
     def logits(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -89,6 +128,27 @@ class NetVAE(BaseVAE):
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Return the mean of p(x|z), `[B, C, H, W]` in the image range."""
         return self.likelihood.mean(self.logits(z, y))
+
+
+class FromGrid(nn.Module):
+    """Restores a latent's grid, and maps each position to a decoder's features.
+
+    Args:
+        shape: C, h, w of the latent.
+        more: Numbers that follow it in the vector, and that every position sees.
+        features: Channels of the map that the decoder takes.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], more: int, features: int) -> None:
+        super().__init__()
+        self.shape = shape
+        self.conv = Conv2d(shape[0] + more, features, 1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """`[B, C h w + more]` -> `[B, features, h, w]`."""
+        size = math.prod(self.shape)
+        shared = z[:, size:, None, None].expand(-1, -1, *self.shape[1:])
+        return self.conv(torch.cat([z[:, :size].unflatten(1, self.shape), shared], 1))
 
 
 class LatentVAE(NetVAE):
@@ -105,8 +165,6 @@ class LatentVAE(NetVAE):
             over the batch; of a KL that is known for the whole latent alone, D λ. Kingma et al. 2016, arXiv:1606.04934.
         **options: Those of `NetVAE`.
     """
-
-    latent_dim: int
 
     def __init__(
         self,

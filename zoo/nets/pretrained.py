@@ -187,14 +187,15 @@ class Perceptual:
 
     Args:
         mobilenet_weights: See `MobileNet`.
+        places: Where the file is looked for before torch hub's cache, if not where `MobileNet`'s is.
     """
 
     protocol = "MobileNetV2 (IMAGENET1K_V1), five layers, unit features, squared distance"
 
-    def __init__(self, *, mobilenet_weights: Path | None = None) -> None:
+    def __init__(self, *, mobilenet_weights: Path | None = None, places: Places | None = None) -> None:
         from torchvision.models.feature_extraction import create_feature_extractor
 
-        net, self.digest = published("mobilenet_v2", "IMAGENET1K_V1", mobilenet_places(mobilenet_weights))
+        net, self.digest = published("mobilenet_v2", "IMAGENET1K_V1", places or mobilenet_places(mobilenet_weights))
         self.net = create_feature_extractor(net, list(LAYERS)).eval().requires_grad_(False)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Perceptual:

@@ -83,14 +83,19 @@ class VQVAE(QuantisedVAE):
             self.quantizer = VectorQuantizer(codes, dim, codebook, start=start)
         self.build_prior(codes)
 
-    def loss(self, batch: Batch) -> dict[str, Tensor]:
-        """Return loss, recon, kl, elbo, commitment, perplexity, usage, and codebook if it is learned."""
-        z = self.vectors(batch.x)
+    def coded(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return z and e `[B, P, D]`, what the decoder sees, `[B, P D]`, and codes `[B, P]`; the codebook sees z."""
+        z = self.vectors(x)
         with torch.autocast(z.device.type, enabled=False):
             e, indices = self.quantizer(z)
             decoded = self.towards(z, e).flatten(1)
         if self.training:
             self.quantizer.see(z, indices)
+        return z, e, decoded, indices
+
+    def loss(self, batch: Batch) -> dict[str, Tensor]:
+        """Return loss, recon, kl, elbo, commitment, perplexity, usage, and codebook if it is learned."""
+        z, e, decoded, indices = self.coded(batch.x)
         recon = self.likelihood.nll(self.logits(decoded), batch.x)  # [B], -log p(x|e)
         commitment = (z - e.detach()).square().sum((1, 2)).mean()
         loss = (self.recon_weight * recon).mean() + self.commitment * commitment

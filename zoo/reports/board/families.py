@@ -12,7 +12,7 @@ FAMILIES = {
     "posteriors": ("iaf", "planar", "hyperspherical", "ladder"),
     "discrete": ("vq", "rvq", "lfq", "bsq", "fsq", "categorical"),
     "likelihoods": ("sigma", "logcosh", "ms_ssim", "continuous_bernoulli", "logistic_mixture"),
-    "adversarial": ("vae_gan",),
+    "adversarial": ("vae_gan", "kl_gan", "vqgan"),
 }
 OTHER = "other"  # a plugin's
 _OF = {variant: name for name, variants in FAMILIES.items() for variant in variants}
