@@ -209,7 +209,7 @@ def check_pull(model: BaseVAE, batch: Batch) -> None:
     model.progress.fill_(0.5)
     (low, without), (high, with_it) = costs
     weight = model.kl_weight() if isinstance(model, LatentVAE) else 1.0
-    if float(weight) * (high - low) < FAINT * max(1.0, abs(without)):
+    if high >= low + 1 and float(weight) * (high - low) < FAINT * max(1.0, abs(without)):
         raise DoesNotApply  # its weight is so small that the rest of the loss hides it
     assert high < low + 1 or with_it - without > FAINT * max(1.0, abs(without)), (
         f"the term 'kl' rises from {low:g} to {high:g} nats, and the loss but for 'recon' goes from {without:g} to "
