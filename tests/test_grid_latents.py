@@ -8,16 +8,22 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor
 
 import zoo
 from tests.runs import make_config, run
 from zoo.base import ImageSpec, random_batch
+from zoo.config import Config
+from zoo.data import Data, Images
 from zoo.engine.initial import initialise
 from zoo.errors import UserError
 from zoo.families.gaussian import GaussianVAE
 from zoo.families.latent import FromGrid
 from zoo.metrics import samplers
+from zoo.metrics.core import Subject
+from zoo.metrics.equivariance import equivariance
 from zoo.models import create
 from zoo.testing import check_variant
 from zoo.trained import Trained
@@ -121,3 +127,48 @@ def test_a_run_on_a_grid_is_scored_drawn_and_sampled(tmp_path: Path, monkeypatch
     model = zoo.load(tmp_path / "r")
     z: Tensor = model.encode(torch.rand(2, 1, 8, 8))[0]
     assert model.decode(z.unflatten(1, model.latent_shape)).shape == (2, 1, 8, 8)
+
+
+def subject_of(model: GaussianVAE, images: Images, tmp_path: Path) -> Subject:
+    config = Config.model_validate({"model": {"name": "mlp"}, "data": {"name": "toy"}, "steps": 1})
+    return Subject(model.eval(), Data("toy", images, images, images), config, Accelerator(cpu=True), tmp_path)
+
+
+class Places(GaussianVAE):
+    """A grid that holds the image's own mean of each 2 x 2 square, and is decoded to just these."""
+
+    def __init__(self) -> None:
+        options = {"net": "grid", "base_channels": 2, "blocks": 1, "latent": "grid", "latent_dim": 1, "recon": "mse"}
+        super().__init__(ImageSpec(1, 8, 8), **options)
+        self.latent_shape = (1, 4, 4)
+
+    def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return F.avg_pool2d(x, 2).flatten(1), torch.zeros(len(x), 16)
+
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        return z.unflatten(1, (1, 4, 4)).repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+
+def test_a_grid_that_turns_with_its_image_loses_nothing_by_it(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    images = Images(torch.randint(256, (20, 1, 8, 8), dtype=torch.uint8))
+    subject = subject_of(Places(), images, tmp_path)
+    x = images.pixels / 255
+    error = (F.avg_pool2d(x, 2).repeat_interleave(2, 2).repeat_interleave(2, 3) - x).square().flatten(1).mean(1)
+    score = equivariance(subject)["equivariance"]
+    assert score.value == pytest.approx((-10 * error.log10()).mean().item(), rel=1e-5) and score.n == 20
+
+    class Ramp(Places):
+        """Its decoder sees where a place is."""
+
+        def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+            return (super().decode(z) + torch.linspace(-0.5, 0.5, 8)).clamp(0, 1)
+
+    assert equivariance(subject_of(Ramp(), images, tmp_path))["equivariance"].value < score.value - 1
+
+
+def test_a_latent_without_a_grid_can_t_be_turned(tmp_path: Path) -> None:
+    images = Images(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+    model = zoo.create("mlp", ImageSpec(1, 8, 8), net="mlp", hidden_dims=[4], latent_dim=4, recon="mse")
+    with pytest.raises(UserError, match="equivariance is for model.latent=grid"):
+        equivariance(subject_of(model, images, tmp_path))

@@ -27,7 +27,7 @@ NAMES = {
     "Reconstruction": re.compile(r"psnr|ssim|ms_ssim|mse|lpips|perceptual_\w+|rfid|rfd_\w+"),
     "Likelihood": re.compile(f"{LIKELIHOOD.pattern}|kl|recon"),
     "Representation": re.compile(
-        r"active_units|kl_per_dim_\w+|mutual_information|marginal_kl|latent_\w+|effective_rank|linear_probe"
+        r"active_units|kl_per_dim_\w+|mutual_information|marginal_kl|latent_\w+|effective_rank|linear_probe|equivariance"
         r"|codebook_\w+|mig|sap|dci_\w+|modularity|\w+_vae_score"
     ),
 }
