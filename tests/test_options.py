@@ -138,7 +138,7 @@ def test_a_models_options_are_its_own_its_parents_and_its_nets() -> None:
         ({"out_activation": "relu"}, "out_activation is 'relu'"),
         ({"net": "cnv"}, "no net named 'cnv'. Did you mean 'conv'"),
         ({"net": "mlp", "base_channels": 3}, "model 'beta' has no option 'base_channels'"),
-        ({"latent": 3}, "has no option 'latent'. Did you mean 'latent_dim'"),
+        ({"latent_dims": 3}, "has no option 'latent_dims'. Did you mean 'latent_dim'"),
     ],
 )
 def test_a_models_wrong_options(options: dict[str, Any], words: str) -> None:
