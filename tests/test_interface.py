@@ -28,6 +28,7 @@ from zoo.config import Config, check, load_config
 from zoo.engine import launch, train
 from zoo.engine.checkpoint import Checkpoints
 from zoo.errors import UserError
+from zoo.pictures.of_runs import write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -246,6 +247,7 @@ def test_the_block_of_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, da
     if not (data_root / "MNIST").exists():
         pytest.skip("MNIST is not in DATA_ROOT")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evaluation, "write_pictures", write_pictures)  # which the others do without
     assert "epochs=1" in block
     short = block.replace("epochs=1", "steps=20, data={'limit': 2000}")
     exec(compile(f"import zoo\n{short}", "README.md", "exec"), names := {})
