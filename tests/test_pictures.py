@@ -101,7 +101,7 @@ def moving(path: Path, images: int) -> np.ndarray:
         for frame in ImageSequence.Iterator(film):
             tones = np.asarray(frame.convert("L")) / 255
             frames += [tones] * (frame.info["duration"] // drawing.FRAME_MS)  # of equal ones, one is kept for longer
-    middles = [PAD + CELL // 2 + cell * (CELL + PAD) for cell in range(2)]
+    middles = [MARGIN + CELL // 2 + cell * (CELL + PAD) for cell in range(2)]
     return np.array([[frame[middles[i // 2], middles[i % 2]] for i in range(images)] for frame in frames])
 
 

@@ -94,17 +94,8 @@ def film(frames: np.ndarray, path: Path, columns: int) -> None:
         path: The WebP.
         columns: Images to a row of a sheet.
     """
-    pictures = []
-    for images in frames:
-        rows = -(-len(images) // columns)
-        height, width, channels = images.shape[1:]
-        pixels = np.full((rows * (height + PAD) + PAD, columns * (width + PAD) + PAD, channels), 255, dtype=np.uint8)
-        for i, image in enumerate(images):
-            y, x = PAD + i // columns * (height + PAD), PAD + i % columns * (width + PAD)
-            pixels[y : y + height, x : x + width] = image
-        pictures.append(Image.fromarray(pixels[..., 0] if channels == 1 else pixels).convert("RGB"))
+    first, *others = (drawn(images, columns).convert("RGB") for images in frames)
     buffer = io.BytesIO()
-    first, *others = pictures
     first.save(buffer, "WEBP", save_all=True, append_images=others, duration=FRAME_MS, loop=0, quality=FILM_QUALITY)
     _replace(path, buffer.getvalue())
 
