@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ import zoo
 from tests.runs import PLUGINS, ROOT, make_config, rows, run, settings
 from zoo.config import Config, check, flatten, load_config
 from zoo.engine import checkpoint, folder, launch, provenance
-from zoo.engine.checkpoint import pointed_to
+from zoo.engine.checkpoint import load_kept_plugins, pointed_to
 from zoo.engine.folder import CHANGES_THE_RUN, MAY_CHANGE
 from zoo.engine.train import Trainer
 from zoo.errors import Undelivered, UserError
@@ -411,6 +412,36 @@ def test_a_run_carries_its_plugin_and_runs_it_only_when_told(
     (out / "plugins" / "carried.py").write_text(PLUGIN.format(n=0) + "# another\n")
     changed = in_a_process("sample", out, "--n", "2", "--trust-plugins")
     assert changed.returncode == 2 and "is not the file that the run was made with" in changed.stderr
+
+
+@pytest.mark.parametrize("digest", ["", "right", "wrong"])
+@pytest.mark.parametrize("where", ["{outside}", "../../outside.py", "../outside.py", "outside", "", ".py"])
+def test_trusting_a_runs_plugins_trusts_no_file_that_lies_elsewhere(
+    where: str, digest: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark, outside = tmp_path / "ran", tmp_path / "outside.py"
+    outside.write_text(f"open({str(mark)!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)  # a module of that name can be found as well
+    (tmp_path / "r" / "plugins").mkdir(parents=True)
+    (tmp_path / "r" / "inside").mkdir()
+    for copy in (tmp_path / "r" / "outside.py", tmp_path / "r" / "inside" / "outside.py"):
+        copy.write_text(outside.read_text())
+    known = {"": "", "right": hashlib.sha256(outside.read_bytes()).hexdigest(), "wrong": "0" * 64}[digest]
+    with pytest.raises(UserError, match="keeps no copy of its plugin"):
+        load_kept_plugins(tmp_path / "r" / "model.safetensors", {where.format(outside=outside): known})
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("digest", ["", "0" * 64])
+def test_a_copy_of_no_known_content_is_not_run(digest: str, tmp_path: Path) -> None:
+    kept, mark = tmp_path / "plugins" / "own.py", tmp_path / "ran"
+    kept.parent.mkdir()
+    kept.write_text(f"open({str(mark)!r}, 'w')\n")
+    with pytest.raises(UserError, match="is not the file that the run was made with"):
+        load_kept_plugins(tmp_path / "model.safetensors", {"own.py": digest})
+    assert not mark.exists()
+    load_kept_plugins(tmp_path / "model.safetensors", {"own.py": hashlib.sha256(kept.read_bytes()).hexdigest()})
+    assert mark.exists()
 
 
 def in_a_process(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:

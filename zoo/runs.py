@@ -85,12 +85,10 @@ def of_a_run(
     if not keeps_out:
         config.out = folder
     named = [Path(plugin).name if plugin.endswith(".py") else plugin for plugin in config.plugins]
-    if trust_plugins:
-        config.plugins = [str(folder / PLUGINS_FOLDER / name) if name.endswith(".py") else name for name in named]
-        return {}
-    config.plugins = []
+    trusted = [name for name in named if trust_plugins and name.endswith(".py")]
+    config.plugins = [str(folder / PLUGINS_FOLDER / name) for name in trusted]
     given = {Path(plugin).name for plugin in plugins}
-    return {name: "" for name in named if name not in given}
+    return {name: "" for name in named if name not in given and name not in trusted}
 
 
 def from_anywhere(config: Config, plugins: Sequence[str] = ()) -> None:

@@ -187,19 +187,21 @@ class _Recipe(BaseModel):
 
 
 def load_kept_plugins(path: Path, plugins: dict[str, str]) -> None:
-    """Import the copies of plugins beside a run's weights; a module that is installed, from where it is.
+    """Import the copies of plugins that a run keeps, and nothing else, whatever its weights name.
 
     Raises:
-        UserError: if a copy is missing, or is not the file that the run was made with.
+        UserError: if a plugin is no copy in the run's own folder, or not the file that the run was made with.
     """
     run = path.parents[2] if path.parent.name.startswith("step_") or path.parent.name == "latest" else path.parent
     for name, digest in plugins.items():
         kept = run / PLUGINS_FOLDER / name
-        if name.endswith(".py") and not kept.is_file():
-            raise UserError(f"{run} keeps no copy of its plugin {name}: pass --plugin FILE")
-        if digest and hashlib.sha256(kept.read_bytes()).hexdigest() != digest:
+        if Path(name).name != name or not name.endswith(".py") or not os.path.isfile(kept):
+            raise UserError(
+                f"{run} keeps no copy of its plugin {printable(name)}: pass --plugin with it if you trust it"
+            )
+        if hashlib.sha256(kept.read_bytes()).hexdigest() != digest:
             raise UserError(f"{kept} is not the file that the run was made with: pass --plugin FILE if you trust it")
-        load_plugin(str(kept) if name.endswith(".py") else name)
+        load_plugin(str(kept))
 
 
 @contextmanager
