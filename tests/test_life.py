@@ -444,6 +444,20 @@ def test_a_copy_of_no_known_content_is_not_run(digest: str, tmp_path: Path) -> N
     assert mark.exists()
 
 
+@pytest.mark.parametrize("beside", ["model.safetensors", "history.jsonl", "results.json"])
+@pytest.mark.parametrize("base", ["{outside}", "../outside.yaml", "quickstart"])
+def test_a_runs_config_reads_no_other_file(base: str, beside: str, tmp_path: Path) -> None:
+    outside, out = tmp_path / "outside.yaml", tmp_path / "r"
+    outside.write_text("title: secret\n")
+    out.mkdir()
+    config = out / "config.yaml"
+    config.write_text(yaml.safe_dump(settings(out) | {"base": base.format(outside=outside)}))
+    assert load_config(config), "a config of one's own may, whatever it is called"
+    (out / beside).touch()
+    with pytest.raises(UserError, match="is a run's config, which says all of itself: remove its `base`"):
+        load_config(config)
+
+
 def in_a_process(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, ROOT / "run.py", *map(str, command)],

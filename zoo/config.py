@@ -26,7 +26,7 @@ from pydantic import (
 )
 
 from zoo.errors import UserError
-from zoo.files import read_text
+from zoo.files import is_of_a_run, read_text
 from zoo.registry import did_you_mean
 from zoo.shipped import config_names, find_config
 from zoo.values import is_text, shown, unfit
@@ -401,6 +401,10 @@ def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     bases = [bases] if isinstance(bases, str) else bases
     if not (isinstance(bases, list) and all(isinstance(base, str) for base in bases)):
         raise UserError(f"{path}: base must be a file's name or a list of them, not {bases!r}")
+    if bases and is_of_a_run(path):
+        raise UserError(
+            f"{path} is a run's config, which says all of itself: remove its `base`, which names other files"
+        )
     merged: dict[str, Any] = {}
     for base in bases:
         merged = _inherit(merged, _read(find_config(base, path.parent).resolve(), (*above, path)))

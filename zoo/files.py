@@ -102,6 +102,13 @@ def sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+def is_of_a_run(config: Path) -> bool:
+    """Say whether a config is that of the run in whose folder it lies, which somebody may have handed over."""
+    return config.name == CONFIG_FILE and any(
+        os.path.exists(config.parent / name) for name in (HISTORY_FILE, MODEL_FILE, RESULTS_FILE)
+    )
+
+
 def refuse_links(out: Path) -> None:
     """See that nothing in a run's folder is a link that leads out of it: it would be read, or written, through.
 

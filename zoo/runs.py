@@ -21,7 +21,7 @@ from zoo.engine.trackers import tracking
 from zoo.engine.train import Trainer
 from zoo.errors import UserError
 from zoo.evaluation import complain, measure
-from zoo.files import CONFIG_FILE, HISTORY_FILE, MODEL_FILE, PLUGINS_FOLDER, read_results
+from zoo.files import MODEL_FILE, PLUGINS_FOLDER, is_of_a_run, read_results
 from zoo.memory import telling
 from zoo.metrics.benchmark import asked_for
 
@@ -80,7 +80,7 @@ def of_a_run(
         The names of the plugins that are not loaded.
     """
     folder = file.parent
-    if file.name != CONFIG_FILE or not any((folder / name).exists() for name in (HISTORY_FILE, MODEL_FILE)):
+    if not is_of_a_run(file):
         return {}
     if not keeps_out:
         config.out = folder
