@@ -1572,9 +1572,15 @@ MUTATIONS = (
     ),
     plant(
         "families/gaussian.py",
-        "logvar.clamp(*self.logvar_range) if self.logvar_range else bounded_logvar(logvar)",
-        "bounded_logvar(logvar)",
+        "logvar.clamp(*self.logvar_range) if self.logvar_range else logvar",
+        "logvar",
         "test_initial::test_log_variances_are_clamped_where_a_paper_clamps_them",
+    ),
+    plant(
+        "parts/distributions.py",
+        "2 * _log_softplus(raw)",
+        "_log_softplus(raw)",
+        "test_initial::test_a_posteriors_scale_may_be_a_softplus",
     ),
     # ---- what is held against a paper
     plant(

@@ -13,7 +13,7 @@ from zoo.models import model_options
 SOURCES = {"paper", "authors' code", "source document", "tried here", "chosen here"}
 # What all variants, or all of a net, have alike.
 SHARED = {"net", "recon", "reduction", "out_activation", "latent_dim", "beta", "warmup", "free_bits"}
-SHARED |= {"activation", "logvar_range", "latent"}
+SHARED |= {"activation", "logvar_range", "posterior_scale", "latent"}
 SHARED |= {"hidden_dims", "base_channels", "hidden_dim", "factor", "blocks", "z_channels"}
 ROW = re.compile(r"^\| `(\w+)` \| `(\w+)` \| `([^`]*)` \| ([^|]+) \| [^|]*\|$")
 ROWS = [ROW.match(line) for line in (ROOT / "docs/defaults.md").read_text(encoding="utf-8").splitlines()[9:]]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tests.runs import make_config, small
 from zoo.base import BaseVAE, Batch, ImageSpec
@@ -116,3 +117,20 @@ def test_log_variances_are_clamped_where_a_paper_clamps_them() -> None:
         assert moved.all() if bounds is None else moved.tolist() == ((logvar > low) & (logvar < high)).any(0).tolist()
     with pytest.raises(UserError, match=r"logvar_range is \[2.0, -6.0\], and must rise"):
         mlp(logvar_range=[2, -6])
+
+
+@pytest.mark.parametrize("name", ["mlp", "iwae", "iaf"])
+def test_a_posteriors_scale_may_be_a_softplus(name: str) -> None:
+    image = ImageSpec(1, 20, 20)
+    model = create(name, image, net="mlp", latent_dim=40, posterior_scale="softplus")
+    given = torch.linspace(-200, 50, 40)
+    with torch.no_grad():
+        model.to_logvar.weight.zero_()
+        model.to_logvar.bias.copy_(given)
+    q = model.posterior(torch.rand(8, 1, 20, 20))
+    logvar = getattr(q, "base", q).logvar
+    wanted = (2 * functional.softplus(given.double()).log()).clamp(-30)
+    torch.testing.assert_close(logvar, wanted.float().expand_as(logvar))
+    logvar.sum().backward()
+    slopes = model.to_logvar.bias.grad
+    assert slopes is not None and torch.isfinite(slopes).all() and (slopes > 0).all()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from zoo.base import ImageSpec
 from zoo.families.latent import LatentVAE
-from zoo.parts.distributions import DiagonalGaussian, Posterior, bounded_logvar
+from zoo.parts.distributions import DiagonalGaussian, Posterior, PosteriorScale, posterior_logvar
 from zoo.parts.flows import Flow, FlowPosterior
 
 
@@ -20,12 +20,21 @@ class FlowVAE(LatentVAE):
     Args:
         image: The data's shape and range.
         latent_dim: D, dimensions of the latent.
+        posterior_scale: What the encoder gives beside the mean of z_0: "exp", sigma_0^2 = exp(of it), or "softplus",
+            sigma_0 = softplus(of it), as some papers have it.
         **options: Those of `LatentVAE`.
     """
 
-    def __init__(self, image: ImageSpec, *, latent_dim: PositiveInt = 32, **options: Any) -> None:
+    def __init__(
+        self,
+        image: ImageSpec,
+        *,
+        latent_dim: PositiveInt = 32,
+        posterior_scale: PosteriorScale = "exp",
+        **options: Any,
+    ) -> None:
         super().__init__(image, **options)
-        self.latent_dim = latent_dim
+        self.latent_dim, self.posterior_scale = latent_dim, posterior_scale
         self.to_mu = nn.Linear(self.features, latent_dim)
         self.to_logvar = nn.Linear(self.features, latent_dim)
         self.from_latent = self.features_from(latent_dim)
@@ -37,5 +46,6 @@ class FlowVAE(LatentVAE):
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Posterior:
         """Return q(z|x) of a batch."""
         h = self.encoder(x).flatten(1)
-        base = DiagonalGaussian(self.to_mu(h).float(), bounded_logvar(self.to_logvar(h).float()))
+        logvar = posterior_logvar(self.to_logvar(h).float(), self.posterior_scale)
+        base = DiagonalGaussian(self.to_mu(h).float(), logvar)
         return FlowPosterior(base, self.flow(h))

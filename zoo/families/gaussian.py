@@ -11,7 +11,14 @@ from torch import Tensor
 from zoo.base import Batch, ImageSpec, VAEOutput
 from zoo.errors import UserError
 from zoo.families.latent import LatentVAE, Layout
-from zoo.parts.distributions import DiagonalGaussian, Posterior, bounded_logvar, gaussian_kl_per_dim, gaussian_sample
+from zoo.parts.distributions import (
+    DiagonalGaussian,
+    Posterior,
+    PosteriorScale,
+    gaussian_kl_per_dim,
+    gaussian_sample,
+    posterior_logvar,
+)
 
 
 class GaussianVAE(LatentVAE):
@@ -23,6 +30,8 @@ class GaussianVAE(LatentVAE):
         latent: "flat", a vector of D numbers, or "grid", D numbers at each position of the net's feature map.
         logvar_range: Least and greatest log variance, which are clamped, as some papers do, so that none beyond has a
             gradient; None: [-30, 20], where a gradient passes.
+        posterior_scale: What the encoder gives beside the mean: "exp", sigma^2 = exp(of it), or "softplus", sigma =
+            softplus(of it), as some papers have it.
         **options: Those of `LatentVAE`: net, recon, reduction, beta, out_activation, and the net's own.
 
     Raises:
@@ -36,12 +45,13 @@ class GaussianVAE(LatentVAE):
         latent_dim: PositiveInt = 32,
         latent: Layout = "flat",
         logvar_range: tuple[float, float] | None = None,
+        posterior_scale: PosteriorScale = "exp",
         **options: Any,
     ) -> None:
         super().__init__(image, **options)
         if logvar_range is not None and not logvar_range[0] < logvar_range[1]:
             raise UserError(f"model.logvar_range is {list(logvar_range)}, and must rise, as [-6, 2] does")
-        self.logvar_range = logvar_range
+        self.logvar_range, self.posterior_scale = logvar_range, posterior_scale
         self.lay_out(latent, latent_dim)
         self.to_mu, self.to_logvar = self.to_latents(), self.to_latents()
         # A conditional model shows its labels to both ends of the latent.
@@ -50,8 +60,9 @@ class GaussianVAE(LatentVAE):
     def encode(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return mu and logvar of q(z|x), each `[B, D]`."""
         h = self.read(x)
-        mu, logvar = self.to_mu(h).float().flatten(1), self.to_logvar(h).float().flatten(1)
-        return mu, logvar.clamp(*self.logvar_range) if self.logvar_range else bounded_logvar(logvar)
+        mu, width = self.to_mu(h).float().flatten(1), self.to_logvar(h).float().flatten(1)
+        logvar = posterior_logvar(width, self.posterior_scale)
+        return mu, logvar.clamp(*self.logvar_range) if self.logvar_range else logvar
 
     def posterior(self, x: Tensor, y: Tensor | None = None) -> Posterior:
         """Return q(z|x) of a batch."""

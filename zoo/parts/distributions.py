@@ -17,6 +17,7 @@ Reconstruction = Literal["bce", "mse", "l1", "logcosh", "gaussian", "continuous_
 Activation = Literal["sigmoid", "tanh", "none"]
 
 ACTIVATION_RANGE = {"sigmoid": UNIT, "tanh": SYMMETRIC}
+PosteriorScale = Literal["exp", "softplus"]
 LOGVAR_BOUNDS = (-30.0, 20.0)
 LEAST_LOG_VARIANCE = -12.0  # of pixels: sigma = exp(-6), less than a grey level
 
@@ -39,6 +40,16 @@ def bounded_logvar(logvar: Tensor, least: float = LOGVAR_BOUNDS[0]) -> Tensor:
     clamp's is, would leave the encoder where it is.
     """
     return logvar.clamp(least, LOGVAR_BOUNDS[1]).detach() + (logvar - logvar.detach())
+
+
+def posterior_logvar(raw: Tensor, scale: PosteriorScale) -> Tensor:
+    """Take what an encoder says of a posterior's width for its log variance, or for softplus^-1 of its sigma; bounded."""
+    return bounded_logvar(raw if scale == "exp" else 2 * _log_softplus(raw))
+
+
+def _log_softplus(x: Tensor) -> Tensor:
+    low = -20.0  # below it softplus(x) is exp(x) to the last digit, and later nothing, of which the logarithm has no slope
+    return torch.where(x < low, x, F.softplus(x.clamp(min=low)).log())
 
 
 def gaussian_kl(mu: Tensor, logvar: Tensor) -> Tensor:
