@@ -43,12 +43,12 @@ def bounded_logvar(logvar: Tensor, least: float = LOGVAR_BOUNDS[0]) -> Tensor:
 
 
 def posterior_logvar(raw: Tensor, scale: PosteriorScale) -> Tensor:
-    """Take what an encoder says of a posterior's width for its log variance, or for softplus^-1 of its sigma; bounded."""
+    """Take what an encoder says of a posterior's width for its log variance, or for softplus^-1 of its sigma."""
     return bounded_logvar(raw if scale == "exp" else 2 * _log_softplus(raw))
 
 
 def _log_softplus(x: Tensor) -> Tensor:
-    low = -20.0  # below it softplus(x) is exp(x) to the last digit, and later nothing, of which the logarithm has no slope
+    low = -20.0  # below it softplus(x) is exp(x) to the last digit, and further below 0, whose logarithm has no slope
     return torch.where(x < low, x, F.softplus(x.clamp(min=low)).log())
 
 
