@@ -25,13 +25,13 @@ from zoo.config import Config
 from zoo.data import Data, Images
 from zoo.errors import Undelivered, UserError
 from zoo.evaluation import evaluate_run
-from zoo.files import read_results
 from zoo.metrics.benchmark import EVERY_RUN
 from zoo.metrics.core import METRICS, Score, Subject, register_metric
 from zoo.metrics.latent import mutual_information
 from zoo.metrics.likelihood import elbo
 from zoo.metrics.loss import loss
 from zoo.metrics.reconstruction import psnr
+from zoo.records import read_results
 
 PUBLISHED = ROOT / "benchmarks" / "results" / "zoo" / "runs"
 

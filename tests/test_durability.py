@@ -27,7 +27,8 @@ from zoo.engine import folder
 from zoo.engine.checkpoint import Checkpoints, pointed_to
 from zoo.errors import DiskFull, UserError
 from zoo.evaluation import evaluate_run
-from zoo.files import append_line, read_lines, read_results, replace_file
+from zoo.files import append_line, read_lines, replace_file
+from zoo.records import read_results
 from zoo.runs import train
 
 STEPS = {"steps": 12, "log_every": 5, "checkpoint_every": 3, "data": {"name": "digits", "limit": 100}}

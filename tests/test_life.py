@@ -31,7 +31,7 @@ from zoo.engine.folder import CHANGES_THE_RUN, MAY_CHANGE
 from zoo.engine.train import Trainer
 from zoo.errors import Undelivered, UserError
 from zoo.evaluation import MAY_BE_SET, evaluate_run
-from zoo.files import read_results
+from zoo.records import read_results
 from zoo.reports.leaderboard import build_boards, find_runs
 from zoo.runs import train
 

@@ -24,10 +24,10 @@ from zoo.data import DATASETS
 from zoo.engine import log, train
 from zoo.engine.rehearsal import rehearse
 from zoo.errors import PluginError, UserError
-from zoo.files import read_results
 from zoo.metrics.core import METRICS
 from zoo.metrics.samplers import SAMPLERS
 from zoo.nets.pairs import NETS
+from zoo.records import read_results
 from zoo.testing import StubVAE, check_variant
 
 CPU = torch.device("cpu")

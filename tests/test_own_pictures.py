@@ -25,11 +25,12 @@ from zoo.config import load_config
 from zoo.data import build_data, own
 from zoo.data.own import find_pictures, form_of, prepared
 from zoo.engine.checkpoint import weights_of, write_weights
-from zoo.files import CONFIG_FILE, MODEL_FILE, write_results
+from zoo.files import CONFIG_FILE, MODEL_FILE
 from zoo.models import create
 from zoo.pictures import drawing
 from zoo.pictures.drawing import BREAK
 from zoo.pictures.of_models import CELL, tiles
+from zoo.records import write_results
 
 Cli = Callable[..., tuple[int, str, str]]
 

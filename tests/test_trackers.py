@@ -15,7 +15,8 @@ from tests.runs import make_config
 from zoo.config import Config, flatten
 from zoo.engine.trackers import KINDS
 from zoo.errors import UserError
-from zoo.files import METRICS_FILE, read_lines, read_results
+from zoo.files import METRICS_FILE, read_lines
+from zoo.records import read_results
 from zoo.runs import train
 
 BLOCK = 32768

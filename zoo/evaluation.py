@@ -17,12 +17,14 @@ from zoo.engine import folder
 from zoo.engine.checkpoint import load, pointed_to, recipe_of, telling_of_plugins
 from zoo.engine.setup import choose_device, choose_precision, forget_earlier_run, make_accelerator, set_threads
 from zoo.errors import Undelivered, UserError
-from zoo.files import CONFIG_FILE, MODEL_FILE, read_results, refuse_links, write_results
+from zoo.files import CONFIG_FILE, MODEL_FILE, see_that_it_is_plain
 from zoo.memory import telling
 from zoo.metrics.benchmark import EVERY_RUN, asked_for, benchmark
 from zoo.metrics.core import Subject
 from zoo.metrics.samplers import SAMPLERS, Draw, fitted
 from zoo.pictures.of_runs import write_pictures
+from zoo.records import read_results, write_results
+from zoo.texts import printable
 
 # How a trained run is measured; all else is what it is. Of its data, the place; other data is measured beside its own.
 MAY_BE_SET = ("benchmark", "eval_batch_size", "device", "threads", "data.root", "data.cache", "data.verify")
@@ -60,7 +62,7 @@ def evaluate_run(
         UserError: if the folder holds no finished run, or not the weights, or a setting would make it another run.
         Undelivered: if a metric that was asked for could not be computed.
     """
-    refuse_links(out)
+    see_that_it_is_plain(out)
     if not os.path.isfile(out / CONFIG_FILE):
         raise UserError(f"{out} holds no run: there is no {CONFIG_FILE} in it")
     if not (out / MODEL_FILE).is_file():
@@ -239,9 +241,10 @@ def complain(failed: Sequence[str], out: Path) -> None:
 def report(out: Path, elsewhere: str | None = None) -> str:
     """Say in a few lines what a run's `results.json` holds."""
     results = read_results(out, elsewhere)
-    rows, terms = results["metrics"], results["terms"]
+    rows = {printable(name): row for name, row in sorted(results["metrics"].items())}
+    terms = {printable(name): value for name, value in sorted(results.get("terms", {}).items())}
     width = max(len(name) for name in rows | terms)
-    lines = [f"  {name:<{width}}  {row['value']:<10.6g} {row['unit']}" for name, row in sorted(rows.items())]
-    lines += [f"  {name:<{width}}  {value:<10.6g} (a term of this loss)" for name, value in sorted(terms.items())]
-    on = f"on {rows['loss']['n']:,} test images" + (f" of {elsewhere}" if elsewhere else "")
+    lines = [f"  {name:<{width}}  {row['value']:<10.6g} {printable(row.get('unit', ''))}" for name, row in rows.items()]
+    lines += [f"  {name:<{width}}  {value:<10.6g} (a term of this loss)" for name, value in terms.items()]
+    on = f"on {rows['loss'].get('n', 0):,} test images" + (f" of {printable(elsewhere)}" if elsewhere else "")
     return "\n".join([f"{on}:", *lines, f"pictures and results in {out}"])

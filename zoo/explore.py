@@ -27,6 +27,7 @@ from zoo.parts.distributions import gaussian_kl_per_dim
 from zoo.pictures.of_models import tiles, to_unit
 from zoo.pictures.of_runs import first_batch
 from zoo.pictures.writing import sheet
+from zoo.texts import printable
 from zoo.trained import Trained, load
 
 if TYPE_CHECKING:
@@ -173,7 +174,8 @@ class Explorer:
         plane = torch.cat([plane, torch.zeros(len(plane), 2 - plane.shape[1])], 1)
         low, high = plane.amin(0), plane.amax(0)
         at = 2 + 96 * (plane - low) / torch.where(high > low, high - low, 1)  # [N, 2], percent of the map's sides
-        classes = self._columns() if self.labels is not None and self.labels.dim() == 1 else {}
+        columns = self._columns() if self.labels is not None and self.labels.dim() == 1 else {}
+        classes = {printable(name): has for name, has in columns.items()}
         hues = {name: 137.5 * number % 360 for number, name in enumerate(classes)}  # far apart, however many
         points = []
         for (left, top), image, number in zip(at.tolist(), tiles(self.known[:MAPPED]), range(MAPPED), strict=False):

@@ -1,11 +1,13 @@
-"""The files of a run's folder: what they are called, and how its results are read and written."""
+"""The files of a run's folder: what they are called, and how files are read and written so that nothing is lost."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
-from collections.abc import Iterator
+import re
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,10 @@ HISTORY_FILE = "history.jsonl"  # when and how the run was started, and what was
 SPLIT_FILE = "split.safetensors"  # which pictures, by digest, are trained on, validated with, tested by
 PLUGINS_FOLDER = "plugins"  # copies of the files that its variant, net or data set came from
 WANDB_LOG = "debug-core.log"  # wandb's link to its service's log, which leads out, and which nobody here opens
-ELSEWHERE = "elsewhere"  # key of the results under which those on other data are, by that data's name
 
 MOST_JSON = 20_000_000  # bytes
-
-
-def printable(text: object) -> str:
-    """Write what is not shown by itself (control characters, line breaks, bytes that are no UTF-8) by its number."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+DEEPEST_JSON = 50  # levels
+FILE = re.compile(r"\.(jsonl?|yaml|safetensors|png|webp|log|pt)")  # endings that no folder has
 
 
 def read_text(path: Path) -> str:
@@ -52,10 +50,29 @@ def read_json(path: Path) -> Any:
     """
     if path.is_file() and path.stat().st_size > MOST_JSON:
         raise UserError(f"{path} has {path.stat().st_size / 1e6:,.0f} MB, and {MOST_JSON / 1e6:,.0f} would be many")
+    return parse_json(read_text(path), str(path))
+
+
+def parse_json(text: str | bytes, where: str) -> Any:
+    """Parse JSON; `where` names the source in the error.
+
+    Raises:
+        UserError: if it is none, or nested without end.
+    """
     try:
-        return json.loads(read_text(path))
+        value = json.loads(text)
     except (ValueError, RecursionError):
-        raise UserError(f"{path} is cut off or not JSON") from None
+        raise UserError(f"{where} is cut off or not JSON") from None
+    level = [value]
+    for _ in range(DEEPEST_JSON):
+        level = [part for whole in level for part in _parts(whole)]
+    if level:
+        raise UserError(f"{where} is nested more than {DEEPEST_JSON} levels deep")
+    return value
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def replace_file(path: Path, content: str | bytes) -> None:
@@ -109,11 +126,14 @@ def is_of_a_run(config: Path) -> bool:
     )
 
 
-def refuse_links(out: Path) -> None:
-    """See that nothing in a run's folder is a link that leads out of it: it would be read, or written, through.
+def see_that_it_is_plain(out: Path) -> None:
+    """See that a run's folder holds plain files and folders, since somebody may have handed it over.
+
+    A link that leads out of it would be read, or written, through; a pipe or a device may hold up for ever whoever
+    opens it; a folder in a file's place can't be replaced by that file.
 
     Raises:
-        UserError: naming the link and where it leads.
+        UserError: naming what is in the way.
     """
     inside = out.resolve()
     for at, folders, files in os.walk(out):
@@ -121,8 +141,18 @@ def refuse_links(out: Path) -> None:
             path = Path(at, name)
             if name == WANDB_LOG:
                 continue
-            if path.is_symlink() and not path.resolve().is_relative_to(inside):
-                raise UserError(f"{path} is a link to {os.readlink(path)}, out of the run's folder: remove it")
+            try:
+                mode = path.lstat().st_mode
+            except FileNotFoundError:  # of a run that is at work
+                continue
+            if stat.S_ISLNK(mode):
+                if not path.resolve().is_relative_to(inside):
+                    raise UserError(f"{path} is a link to {os.readlink(path)}, out of the run's folder: remove it")
+            elif stat.S_ISDIR(mode):
+                if FILE.fullmatch(path.suffix):
+                    raise UserError(f"{path} is a folder, where a run has a file: remove it")
+            elif not stat.S_ISREG(mode):
+                raise UserError(f"{path} is neither a file nor a folder, but a pipe, a socket or a device: remove it")
 
 
 @contextmanager
@@ -139,32 +169,3 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path} can't be written: {error.strerror or error}") from None
-
-
-def read_results(out: Path, elsewhere: str | None = None) -> dict[str, Any]:
-    """Return a run's results, or an empty dictionary where there are none yet.
-
-    Args:
-        out: The run's folder.
-        elsewhere: The name of other data than the run's own, to get the results on that.
-    """
-    path = out / RESULTS_FILE
-    results = read_json(path) if path.is_file() else {}
-    if not isinstance(results, dict):
-        raise UserError(f"{path} holds no results, but {type(results).__name__}")
-    return results if elsewhere is None else results.get(ELSEWHERE, {}).get(elsewhere, {})
-
-
-def write_results(out: Path, results: dict[str, Any], elsewhere: str | None = None) -> None:
-    """Lay `results` over those that the run's folder already holds, key by key, metric by metric."""
-    old = read_results(out, elsewhere)
-    merged = old | results | {"metrics": old.get("metrics", {}) | results.get("metrics", {})}
-    if elsewhere is not None:
-        own = read_results(out)
-        merged = own | {ELSEWHERE: own.get(ELSEWHERE, {}) | {elsewhere: merged}}
-    replace_file(out / RESULTS_FILE, json.dumps(merged, indent=1, default=_plain) + "\n")
-
-
-def _plain(thing: object) -> object:
-    """Write arrays and tensors, which JSON does not know, as lists, and all else as text."""
-    return thing.tolist() if hasattr(thing, "tolist") else str(thing)

@@ -25,7 +25,9 @@ from zoo.data.cache import cache_folder
 from zoo.documentation import document
 from zoo.engine.checkpoint import recipe_of
 from zoo.errors import UserError
-from zoo.files import CONFIG_FILE, MODEL_FILE, MOST_JSON, RESULTS_FILE, printable, read_results, refuse_links
+from zoo.files import CONFIG_FILE, MODEL_FILE, MOST_JSON, RESULTS_FILE, see_that_it_is_plain
+from zoo.records import read_results
+from zoo.texts import placeless, printable
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -202,11 +204,11 @@ def shared_files(out: Path, place: Place, license: str | None = None) -> dict[st
         raise UserError(f"{out} holds no run: there is no {CONFIG_FILE} in it")
     if not (out / MODEL_FILE).is_file():
         raise UserError(f"the run in {out} is not finished: there is no {MODEL_FILE} in it; go on with --resume")
-    refuse_links(out)
+    see_that_it_is_plain(out)
     recipe = recipe_of(out / MODEL_FILE)
     settings = read_yaml(out / CONFIG_FILE)
-    config = _placeless({key: value for key, value in settings.items() if key not in WITHOUT_PLACE})
-    results = _placeless(_without(read_results(out), "command"))
+    config = placeless({key: value for key, value in settings.items() if key not in WITHOUT_PLACE})
+    results = placeless(_without(read_results(out), "command"))
     pictures = {path.name: path for path in sorted(out.glob("*.png")) if PICTURE.fullmatch(path.name)}
     for path in pictures.values():
         _see_that_it_is_a_picture(path)
@@ -227,17 +229,6 @@ def _see_that_it_is_a_picture(path: Path) -> None:
             picture.verify()
     except Exception as error:  # Pillow raises anything
         raise UserError(f"{path} is no PNG ({type(error).__name__}): remove it, or draw it anew by evaluate") from None
-
-
-def _placeless(value: Any) -> Any:
-    """Leave of each absolute path its last name: where things lie on this machine is nobody else's business."""
-    if isinstance(value, dict):
-        return {key: _placeless(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_placeless(part) for part in value]
-    if isinstance(value, str) and re.match(r"/|~|[A-Za-z]:\\", value):
-        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
-    return value
 
 
 def _without(value: Any, key: str) -> Any:
@@ -281,7 +272,7 @@ def _card(
     )
     image = recipe["image"]
     size = f"{image['channels']} x {image['height']} x {image['width']}"
-    facts = [f"Images {size}", f"{results['parameters']:,} parameters" if "parameters" in results else ""]
+    facts = [f"Images {size}", f"{results['parameters']:,} parameters" if results.get("parameters") else ""]
     facts += [f"latent of {results['latent_dim']} dimensions" if results.get("latent_dim") else ""]
     facts += [f"seed {results['seed']}" if "seed" in results else ""]
     about = "" if recipe["plugins"] else f": {document(variant).title}"

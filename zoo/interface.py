@@ -19,10 +19,11 @@ from zoo import runs
 from zoo.config import Config, apply_overrides, check, load_config
 from zoo.engine.checkpoint import telling_of_plugins
 from zoo.engine.launch import take_up_launch
-from zoo.errors import UserError
+from zoo.errors import UserError, warn
 from zoo.evaluation import evaluate_run
-from zoo.files import CONFIG_FILE, METRICS_FILE, MODEL_FILE, read_lines, read_results
+from zoo.files import CONFIG_FILE, MODEL_FILE
 from zoo.hub import local
+from zoo.records import read_log, read_results
 from zoo.trained import Trained, load
 
 SHOWN = ("reconstructions", "generated_samples")  # pictures that a notebook shows
@@ -87,7 +88,7 @@ class Run:
     @property
     def log(self) -> list[dict[str, Any]]:
         """What was logged while it trained, a row for each time."""
-        return [json.loads(line) for line in read_lines(self.out / METRICS_FILE)]
+        return read_log(self.out)
 
     @property
     def pictures(self) -> dict[str, Image.Image]:
@@ -98,7 +99,7 @@ class Run:
                 with Image.open(file, formats=("PNG",)) as picture:
                     found[file.stem] = picture.copy()
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-                raise UserError(f"{file} is damaged, or no PNG ({type(error).__name__})") from None
+                warn(f"{file} is damaged, or no PNG ({type(error).__name__})")
         return found
 
     def evaluate(

@@ -21,9 +21,10 @@ from zoo.engine.trackers import tracking
 from zoo.engine.train import Trainer
 from zoo.errors import UserError
 from zoo.evaluation import complain, measure
-from zoo.files import MODEL_FILE, PLUGINS_FOLDER, is_of_a_run, read_results
+from zoo.files import MODEL_FILE, PLUGINS_FOLDER, is_of_a_run
 from zoo.memory import telling
 from zoo.metrics.benchmark import asked_for
+from zoo.records import read_history, read_results
 
 CHANGED_DATA = (
     "bring it back, or add --accept-data to go on with what is there: what the run has seen stays in its split, and "
@@ -166,7 +167,7 @@ def _take_folder(run: Run, resume: bool, overwrite: bool, accept_data: bool, hel
     if fault:
         raise UserError(fault)
     config.out = run.out
-    history = folder.read_history(run.out) if resume and not overwrite and folder.holds_a_run(run.out) else []
+    history = read_history(run.out) if resume and not overwrite and folder.holds_a_run(run.out) else []
     if history:
         known = history[-1]["data"]
         run.data = folder.same_data(config, run.data, run.out, known, None if accept_data else CHANGED_DATA)
@@ -271,5 +272,5 @@ def finish(run: Run, trainer: Trainer) -> list[str]:
     if trainer.log.seconds:  # a finished run that is resumed takes no step
         facts["images_per_second"] = trainer.log.images / trainer.log.seconds
     if run.accelerator.is_main_process:
-        facts |= provenance(config, model, run.data, folder.read_history(run.out), run.started_from)
+        facts |= provenance(config, model, run.data, read_history(run.out), run.started_from)
     return measure(run.out, model, run.data, config, run.accelerator, facts)

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
-from zoo.files import printable
+from zoo.texts import printable
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import DoesNotApply, UserError
-from zoo.files import printable
+from zoo.texts import csv_cell, printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,7 +111,7 @@ def run_score(arguments: argparse.Namespace) -> int:
             if ending == ".csv":
                 table = csv.DictWriter(file, list(rows[0]))
                 table.writeheader()
-                table.writerows(rows)
+                table.writerows({key: csv_cell(value) for key, value in row.items()} for row in rows)
             else:
                 json.dump(rows, file, indent=1)
     what = f"bound on log p(x) by {DRAWS} draws, nats; " if by_bound else ""

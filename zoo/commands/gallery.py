@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.errors import UserError
-from zoo.files import printable
+from zoo.texts import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -50,7 +50,8 @@ def run_gallery(arguments: argparse.Namespace) -> int:
         model = load(out, plugins=arguments.plugin, trust_plugins=arguments.trust_plugins)
         config, data = data_of(out, model.model)
         key = (data.name, model.image.shape)
-        section = sections.setdefault(key, Section(data.title, min(arguments.reconstructions, len(data.test))))
+        seen = min(arguments.reconstructions, len(data.test))
+        section = sections.setdefault(key, Section(printable(data.title), seen))
         seen = section.seen
         batch = first_batch(data.test, model.model, max(1, seen))
         originals = to_unit(batch.x, model.model.image.range)[:seen]
@@ -60,7 +61,7 @@ def run_gallery(arguments: argparse.Namespace) -> int:
         parts = [model.reconstruct(originals, y)] if seen else []
         if made:
             parts.append(_samples(model, out, arguments.sampler, made, arguments.seed))
-        name = config.title or config.model.name
+        name = printable(config.title or config.model.name)
         section.rows[name if name not in section.rows else str(out)] = torch.cat([part.cpu() for part in parts])
     pictures = [_drawn(section, made) for section in sections.values()]
     writing.write_picture(np.asarray(_stacked(pictures)), arguments.out)

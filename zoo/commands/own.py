@@ -14,7 +14,8 @@ from torch import Tensor
 from zoo.data.own import Picture, classes_of, find_pictures, form_of, prepared
 from zoo.engine.setup import choose_device
 from zoo.errors import UserError
-from zoo.files import CONFIG_FILE, read_results
+from zoo.files import CONFIG_FILE
+from zoo.records import read_results
 from zoo.trained import Trained, load
 
 if TYPE_CHECKING:

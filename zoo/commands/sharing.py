@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from zoo.files import printable
+from zoo.texts import printable
 
 
 def run_push(arguments: argparse.Namespace) -> int:

@@ -20,8 +20,8 @@ from zoo.data.decode import Form
 from zoo.data.layout import class_folders
 from zoo.data.listing import list_images, shown
 from zoo.errors import UserError, warn
-from zoo.files import printable
 from zoo.memory import require
+from zoo.texts import printable
 
 MOST_TOGETHER = 2**22  # bytes of pixels that are decoded at a time
 

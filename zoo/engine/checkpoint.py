@@ -16,7 +16,6 @@ import os
 import pickle
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -34,11 +33,13 @@ from torch import Tensor
 from zoo.base import BaseVAE, ImageSpec
 from zoo.config import ModelConfig
 from zoo.engine.sharding import put_together
-from zoo.errors import DiskFull, PluginError, UserError
-from zoo.files import MODEL_FILE, PLUGINS_FOLDER, printable, refuse_links, sync_folder
+from zoo.errors import DiskFull, PluginError, UserError, warn
+from zoo.files import MODEL_FILE, PLUGINS_FOLDER, read_json, see_that_it_is_plain, sync_folder
 from zoo.memory import require
 from zoo.models import create
+from zoo.records import read_progress
 from zoo.registry import load_plugin
+from zoo.texts import printable
 
 DIGESTS_FILE = "digests.json"
 PROGRESS_FILE = "state.json"
@@ -98,7 +99,7 @@ def load(
     Users call `zoo.load` (zoo/trained.py), which takes the same arguments, and refuses the same.
     """
     if os.path.isdir(run):  # no error if the name is longer than any may be
-        refuse_links(Path(run))
+        see_that_it_is_plain(Path(run))
     path = weights_file(Path(run))
     recipe = recipe_of(path)
     for plugin in plugins:
@@ -245,9 +246,10 @@ class Checkpoints:
         """Return the step of the checkpoint with the lowest validation loss, by what the checkpoints themselves say."""
         for step in reversed(self.steps()):  # a later one is marked only if it is better
             try:
-                if json.loads((self.path(step) / PROGRESS_FILE).read_text()).get("is_best"):
+                progress = read_json(self.path(step) / PROGRESS_FILE)
+                if isinstance(progress, dict) and progress.get("is_best"):
                     return step
-            except (OSError, ValueError):
+            except UserError:
                 continue
         return None
 
@@ -323,13 +325,12 @@ class Checkpoints:
         for step in reversed(self.steps()):
             path = self.path(step)
             try:
-                digests = json.loads((path / DIGESTS_FILE).read_text())
                 names = {file.name for file in path.iterdir()} - {DIGESTS_FILE}
-                if {name: _digest(path / name) for name in names} == digests:
-                    return path, json.loads((path / PROGRESS_FILE).read_text())
-            except (OSError, ValueError):
+                if {name: _digest(path / name) for name in names} == read_json(path / DIGESTS_FILE):
+                    return path, read_progress(path / PROGRESS_FILE)
+            except (OSError, UserError):
                 pass
-            print(f"warning: the checkpoint {path} is damaged; falling back to the one before", file=sys.stderr)
+            warn(f"the checkpoint {path} is damaged; falling back to the one before")
         return None
 
     def _link(self, name: str, target: Path) -> None:

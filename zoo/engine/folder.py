@@ -40,9 +40,10 @@ from zoo.files import (
     SPLIT_FILE,
     read_lines,
     read_text,
-    refuse_links,
     replace_file,
+    see_that_it_is_plain,
 )
+from zoo.records import read_row
 
 CHECKPOINTS = "checkpoints"
 LOCK_FILE, HOLDER_FILE = ".lock", ".lock.txt"
@@ -70,7 +71,7 @@ def choose(config: Config, default: Path, resume: bool, overwrite: bool) -> Path
         out = config.out.expanduser()
         if out.exists() and not out.is_dir():
             raise UserError(f"out is {out}, where no run can be: it is a file")
-        refuse_links(out)
+        see_that_it_is_plain(out)
         if holds_a_run(out) and not overwrite:
             if not resume:
                 raise UserError(
@@ -243,11 +244,6 @@ def same_data(config: Config, data: Data, out: Path, known: str | None, advice: 
     raise UserError(f"the data is no longer what the run in {out} has seen{what}; {advice}")
 
 
-def read_history(out: Path) -> list[dict[str, Any]]:
-    """Return a run's starts, the first one first; none of a run older than histories."""
-    return [json.loads(line) for line in read_lines(out / HISTORY_FILE)]
-
-
 def add_to_history(out: Path, step: int, planned: int, changed: dict[str, Any], data: Data) -> None:
     """Write down a start.
 
@@ -284,6 +280,6 @@ def drop_rows_after(out: Path, step: int) -> None:
 
 def _step_of(line: str) -> float:
     try:
-        return json.loads(line)["step"]
-    except ValueError:  # of a file that a full disk, say, left
+        return read_row(line, METRICS_FILE)["step"]
+    except UserError:  # of a file that a full disk, say, left
         return math.inf

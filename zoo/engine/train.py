@@ -309,12 +309,15 @@ class Trainer:
             self.checkpoints.point(path)
         self._load_weights(path)
         state = load_state(path)
-        for player in self.players:
-            player.optimizer.load_state_dict(share_out_moments(state[player.name], player.parameters))
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        try:
+            for player in self.players:
+                player.optimizer.load_state_dict(share_out_moments(state[player.name], player.parameters))
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(state["scaler"])
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UserError(f"the optimizers' state in {path} is of another model ({type(error).__name__})") from None
         self.step, self.best_val = progress["step"], progress["best_val"]
         self.best_step = progress.get("best_step", self.step)  # of a checkpoint from before there was patience
         self.log.load_state(progress)

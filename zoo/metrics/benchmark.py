@@ -16,11 +16,12 @@ from tqdm import tqdm
 
 from zoo.config import Config
 from zoo.engine.provenance import code
-from zoo.errors import DoesNotApply, PluginError, UserError, crash, is_ours, place
-from zoo.files import MODEL_FILE, RESULTS_FILE, read_results, write_results
+from zoo.errors import DoesNotApply, PluginError, UserError, crash, is_ours, place, warn
+from zoo.files import MODEL_FILE, RESULTS_FILE
 from zoo.metrics.core import METRICS, Score, Subject
 from zoo.metrics.samplers import SAMPLERS
 from zoo.options import check_options, signature_options
+from zoo.records import read_results, write_results
 from zoo.registry import Entry
 
 EVERY_RUN = ("loss", "psnr")
@@ -76,7 +77,9 @@ def benchmark(
         done, taken = results.get("benchmarked", {}), set(results.get("metrics", {}))
         if entry.name in done:  # then its own rows are among them
             taken = set()
-        there, taken = broadcast_object_list([done.get(entry.name) == key and not again, taken])
+        lacks_its_row = entry.name in EVERY_RUN and entry.name not in results.get("metrics", {})
+        known = done.get(entry.name) == key and not again and not lacks_its_row
+        there, taken = broadcast_object_list([known, taken])
         if there:
             if main:
                 print(f"{entry.name}: already in {out / RESULTS_FILE}; --again computes it anew")
@@ -87,7 +90,7 @@ def benchmark(
             if entry.name in EVERY_RUN:
                 raise
             if main:
-                print(f"warning: no {entry.name}: {error}", file=sys.stderr)
+                warn(f"no {entry.name}: {error}")
             if not isinstance(error, DoesNotApply):
                 failed.append(entry.name)
             continue

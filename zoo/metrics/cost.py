@@ -7,8 +7,8 @@ import time
 
 import torch
 
-from zoo.files import read_results
 from zoo.metrics.core import Score, Subject, register_metric
+from zoo.records import Written, read_results
 
 SECONDS = 2.0
 
@@ -45,13 +45,13 @@ def cost(subject: Subject) -> dict[str, Score]:
         ),
         "peak_memory": Score(measured[:, 1].max().item(), "MiB", False, f"{peak}; {where}", batch_size, ""),
     }
-    results = read_results(config.out) if config.out else {}
-    if speed := results.get("images_per_second"):
+    results = Written(**read_results(config.out)) if config.out else Written()
+    if (speed := results.images_per_second) and results.batch_size:
         protocol = (
-            f"whole training run without its evaluations, {results['processes']} process(es) on {results['device']}, "
-            f"global batch {results['batch_size']}, precision {results['precision']}"
+            f"whole training run without its evaluations, {results.processes} process(es) on {results.device}, "
+            f"global batch {results.batch_size}, precision {results.precision}"
         )
-        rows["training_images_per_second"] = Score(speed, "images/s", True, protocol, results["batch_size"], "train")
+        rows["training_images_per_second"] = Score(speed, "images/s", True, protocol, results.batch_size, "train")
     return rows
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from zoo.data import Images
-from zoo.errors import UserError
+from zoo.errors import UserError, warn
 from zoo.metrics import samplers
 from zoo.metrics.core import Score, Subject
 from zoo.nets.pretrained import MobileNet, find_file
@@ -303,7 +302,7 @@ def sampled(subject: Subject, extractor: Extractor) -> Iterator[tuple[str, Tenso
             failed.append(error)
             if f"warned {sampler}" not in subject.memo:
                 subject.memo[f"warned {sampler}"] = error
-                subject.accelerator.print(f"warning: without samples from {sampler!r}: {error}", file=sys.stderr)
+                warn(f"without samples from {sampler!r}: {error}")
         else:
             yield sampler, features
     if len(failed) == len(subject.config.benchmark.samplers):

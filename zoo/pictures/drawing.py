@@ -104,7 +104,7 @@ def read_rows(metrics: Path, most: int = 4000) -> list[dict[str, Any]]:
     """Return rows of a log, evenly spaced where there are more than `most`; validations are thinned out by themselves.
 
     Args:
-        metrics: JSON objects, one to a line; a last one that is cut off is passed over.
+        metrics: JSON objects, one to a line; what is none, or is cut off, is passed over.
         most: Rows of each kind, about.
     """
     with metrics.open("rb") as file:
@@ -118,12 +118,23 @@ def read_rows(metrics: Path, most: int = 4000) -> list[dict[str, Any]]:
                 break
             kind = VALIDATION in line
             if seen[kind] % strides[kind] == 0:
-                rows.append(json.loads(line))
+                rows += _row(line)
                 last = b""
             else:
                 last = line
             seen[kind] += 1
-    return [*rows, *([json.loads(last)] if last else [])]
+    return [*rows, *_row(last)]
+
+
+def _row(line: bytes) -> list[dict[str, Any]]:
+    """Return the row of a line; none of one that is no row, which is not drawn."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return []
+    if not isinstance(row, dict) or not {"step", "epoch"} <= row.keys():
+        return []
+    return [row] if all(isinstance(value, int | float) and abs(value) < 1e300 for value in row.values()) else []
 
 
 def training_losses(metrics: Path, path: Path) -> None:

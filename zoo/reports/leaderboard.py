@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from zoo.errors import UserError
-from zoo.files import printable
+from zoo.errors import UserError, warn
 from zoo.reports.board.figures import write_figures
 from zoo.reports.board.page import write_html
 from zoo.reports.board.pictures import add_files
 from zoo.reports.board.reading import build_boards, find_runs
-from zoo.reports.board.rows import without_places
 from zoo.reports.board.text import terminal_table, write_csv, write_latex, write_markdown
 from zoo.reports.reference import load_references
+from zoo.texts import printable, without_places
 
 
 def write(folder: Path, out: Path, formats: Sequence[str] = ()) -> None:
@@ -44,7 +42,7 @@ def write(folder: Path, out: Path, formats: Sequence[str] = ()) -> None:
     if formats:
         write_figures(boards, formats, out)
     for problem in problems:
-        print(f"warning: {printable(problem)}", file=sys.stderr)
+        warn(problem)
     print("\n\n".join(terminal_table(board) for board in boards))
     print(
         "\nmean ± half of the 95 % interval, * no row is shown to be better; all views, pictures and plots in "

@@ -2,81 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveFloat, Strict, model_validator
+from pydantic import BaseModel, ConfigDict, PositiveFloat, model_validator
 
 from zoo.config import check, flatten, parse_yaml
-from zoo.errors import UserError
-from zoo.files import CONFIG_FILE, METRICS_FILE, RESULTS_FILE, printable, read_json, read_lines, read_text, refuse_links
+from zoo.errors import UserError, warn
+from zoo.files import CONFIG_FILE, RESULTS_FILE, read_json, read_text, see_that_it_is_plain
+from zoo.records import Results, read_log
+from zoo.values import unfit
 
 LIKELIHOODS = ("nll", "elbo", "distortion", "bits_per_dim")
 BLACK_AND_WHITE = ("binarized_mnist",)
 REFERENCE_FILE = Path(__file__).with_name("reference.yaml")
-
-
-WholeNumber = Annotated[int, Strict()]
-Number = Annotated[float, Field(ge=-1e100, le=1e100, allow_inf_nan=False)]  # squares of these can be added up
-Measured = Number | Annotated[float, AfterValidator(lambda value: _not_finite(value))]  # PSNR of what is equal: inf
-Word = Annotated[str, Field(max_length=10_000), AfterValidator(printable)]
-
-
-def _not_finite(value: float) -> float:
-    if math.isfinite(value):
-        raise ValueError("it is too large a number to be true")
-    return value
-
-
-class Metric(BaseModel):
-    """One number of a `results.json` and its protocol; see `zoo.metrics.core.Score`."""
-
-    value: Measured
-    se: Annotated[Number, Field(ge=0)] | None = None
-    unit: Word = ""
-    higher_is_better: bool | None = None
-    protocol: Word = ""
-    n: WholeNumber | None = None
-    split: Word = ""
-    sampler: Word | None = None
-
-
-class Life(BaseModel):
-    """A start of a run, of its `history`."""
-
-    started: Word = ""
-
-
-class Results(BaseModel):
-    """What is read from a run's `results.json`."""
-
-    variant: Word
-    dataset: Word
-    image: tuple[WholeNumber, WholeNumber, WholeNumber]
-    seed: WholeNumber
-    config_hash: Word
-    metrics: dict[Word, Metric]
-    commit: Word = "unknown"
-    parameters: WholeNumber | None = None
-    latent_dim: WholeNumber | None = None
-    steps: WholeNumber | None = None
-    epochs: Number | None = None
-    batch_size: WholeNumber | None = None
-    images_per_second: Number | None = None
-    device: Word = "unknown"
-    title: Word | None = None
-    data_digest: Word | None = None
-    version: Word = "unknown"
-    processes: WholeNumber = 1
-    precision: Word = "unknown"
-    command: Word = ""
-    history: list[Life] = []
-    benchmarked: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -100,7 +42,7 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: if it isn't finished, or its files can't be read.
     """
-    refuse_links(folder)
+    see_that_it_is_plain(folder)
     path = folder / RESULTS_FILE
     if not path.is_file():
         raise UserError(f"{folder} is no finished run: there is no {RESULTS_FILE} in it")
@@ -114,6 +56,8 @@ def read_run(folder: Path) -> Run:
     if not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{folder} is no complete run: there is no {CONFIG_FILE} in it")
     config = parse_yaml(read_text(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
+    if fault := unfit(config):
+        raise UserError(f"{folder / CONFIG_FILE}: {fault}")
     model = config.get("model") if isinstance(config, dict) else None
     if not isinstance(model, dict) or not isinstance(model.get("name"), str):
         raise UserError(f"{folder / CONFIG_FILE} is cut off: it names no model")
@@ -254,9 +198,11 @@ def measured(reference: Reference, run: Run) -> tuple[float, ...] | None:
     if metric in run.results.metrics:
         score = run.results.metrics[metric]
         return (score.value,) if wanted == 1 and score.unit == reference.table.unit else None
-    path = run.folder / METRICS_FILE
-    rows = [json.loads(line) for line in read_lines(path)]
-    values = [row[metric] for row in rows if metric in row]
+    try:
+        values = [row[metric] for row in read_log(run.folder) if metric in row]
+    except UserError as error:
+        warn(f"{error}: it is held against no published {metric}")
+        return None
     return tuple(values[:wanted]) if len(values) >= wanted else None
 
 

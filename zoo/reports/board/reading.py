@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import UserError
-from zoo.files import CONFIG_FILE, RESULTS_FILE, printable
+from zoo.files import CONFIG_FILE, RESULTS_FILE
+from zoo.records import Metric
 from zoo.reports.board.rows import Board, Cell, Column, Row, processes
 from zoo.reports.board.statistics import shown_worse
-from zoo.reports.reference import Metric, Reference, Run, compare_all, read_run
+from zoo.reports.reference import Reference, Run, compare_all, read_run
+from zoo.texts import printable
 
 SYMBOLS = {"beta": "β"}
 # What provenance leaves out of the config's hash, and what only decides where things are written.

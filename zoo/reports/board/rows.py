@@ -15,22 +15,20 @@ from itertools import groupby
 from statistics import fmean, stdev
 from typing import Any
 
-from zoo.files import CONFIG_FILE, printable, read_text
+import yaml
+
+from zoo.config import parse_yaml
+from zoo.files import CONFIG_FILE, read_text
+from zoo.records import Results
 from zoo.reports.board.families import family
 from zoo.reports.board.statistics import Interval, interval
-from zoo.reports.reference import Comparison, Results, Run
+from zoo.reports.reference import Comparison, Run
+from zoo.texts import placeless, printable
 
 MAIN_METRICS = ("fid", "fd_lenet", "nll", "elbo", "psnr", "kl", "recon")  # in this order, where there are such
 COST_UNITS = ("s", "MiB", "images/s")
 DIFFERING = ("unit", "sampler", "split", "n", "kind")  # what tells columns of one name apart, in words
 LIKELIHOOD = re.compile(r"(nll|elbo|bits_per_dim|distortion|rate)(_dynamic|_fixed)?")
-# A path that begins at the root, up to its last part; not a URL's.
-PLACE = re.compile(r"(?<![\w.:/])/(?:[^\s/'\"=,]+/)+")
-
-
-def without_places(text: str) -> str:
-    """Leave of each absolute path its last part: where a run was made is nobody else's business."""
-    return PLACE.sub("…/", text)
 
 
 @dataclass(frozen=True)
@@ -83,13 +81,13 @@ class Cell:
 
     @property
     def mean(self) -> float:
-        """Over seeds."""
-        return fmean(self.values)
+        """Over seeds; not a number where they are infinite on both sides."""
+        return fmean(self.values) if all(map(math.isfinite, self.values)) else sum(self.values)
 
     @property
     def sd(self) -> float | None:
         """Over seeds, with n - 1; None for a single one, and for what no seed moves, such as a count of parameters."""
-        return stdev(self.values) if len(set(self.values)) > 1 else None
+        return stdev(self.values) if len(set(self.values)) > 1 and math.isfinite(self.mean) else None
 
     @cached_property
     def interval(self) -> Interval | None:
@@ -167,7 +165,8 @@ class Row:
     @property
     def config_text(self) -> str:
         """The first seed's resolved config, as it stands in its folder."""
-        return without_places(read_text(self.runs[0].folder / CONFIG_FILE))
+        path = self.runs[0].folder / CONFIG_FILE
+        return yaml.safe_dump(placeless(parse_yaml(read_text(path), str(path))), sort_keys=False, allow_unicode=True)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -182,7 +181,7 @@ class Row:
             "made": [self.made or "not written down"],
             "commit": [r.commit for r in results],
             "config hash": [r.config_hash for r in results],
-            "command": [without_places(r.command) for r in results],
+            "command": [r.command for r in results],
         }
         return {name: "\n".join(dict.fromkeys(values)) for name, values in facts.items()}
 
@@ -256,7 +255,7 @@ def _decimals(cells: Sequence[Cell]) -> int:
     means = [abs(cell.mean) for cell in finite]
     if all(cell.mean.is_integer() and cell.interval is None for cell in finite):
         return 0
-    exponent = math.floor(math.log10(max(means)))
+    exponent = math.floor(math.log10(max(means))) if any(means) else 0
     return 1 if exponent >= 3 else 2 if exponent >= 1 else 3 - exponent
 
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from zoo.reports.board.rows import Board, Column, Row
 from zoo.reports.board.views import Table, place, tables, views
+from zoo.texts import csv_cell
 
 TERMINAL_COLUMNS = 4
-FORMULA = ("=", "+", "-", "@", "\t", "\r")
 HOW = (
     "Mean ± half of the 95 % interval: over seeds (t) from three on, else over test images where the standard error is "
     "known; else the mean alone. Bold: no row is shown to be better (Welch over seeds, corrected for the number of "
@@ -31,12 +31,7 @@ def write_csv(boards: Sequence[Board], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(dict.fromkeys(key for line in lines for key in line)))
         writer.writeheader()
-        writer.writerows({key: _csv_cell(value) for key, value in line.items()} for line in lines)
-
-
-def _csv_cell(value: Any) -> Any:
-    """Have a text that a spreadsheet would take for a formula begin with an apostrophe."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+        writer.writerows({key: csv_cell(value) for key, value in line.items()} for line in lines)
 
 
 def _csv_lines(board: Board, row: Row) -> Iterator[dict[str, Any]]:
