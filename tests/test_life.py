@@ -20,7 +20,8 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import zoo
 from tests.runs import PLUGINS, ROOT, make_config, rows, run, settings
@@ -698,6 +699,56 @@ def test_weights_that_fit_nothing_and_modules_that_are_not_there(trained: Path, 
         run(make_config(tmp_path / "r", init_from=str(tmp_path)))
     with pytest.raises(UserError, match=r"freeze names 'encoding', which is no module .* Did you mean 'encoder'"):
         run(make_config(tmp_path / "r", freeze=["encoding"]))
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-50] ^= 0x40
+    file.write_bytes(content)
+
+
+def _not_finite(file: Path) -> None:
+    with safe_open(file, "pt") as opened:
+        metadata = {"zoo": json.dumps(json.loads(opened.metadata()["zoo"]) | {"digest": ""})}  # as an older run's
+    weights = load_file(file)
+    weights["to_mu.weight"][0, 0] = float("nan")
+    save_file(weights, file, metadata)
+
+
+def _of_another_type(file: Path) -> None:
+    content = file.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    tensor = header["to_mu.weight"]
+    tensor["dtype"], tensor["shape"][-1] = "F8_E4M3", 4 * tensor["shape"][-1]
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[start:])
+
+
+def _lead_out(file: Path) -> None:
+    shutil.copy(file, outside := file.parents[1] / "elsewhere.safetensors")
+    file.unlink()
+    file.symlink_to(outside)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a flipped byte": (_flip, "is damaged: its weights are not those that were written"),
+    "not finite": (_not_finite, r"the weights in .*model.safetensors are not all finite \(to_mu.weight is not\)"),
+    "cut off": (lambda file: os.truncate(file, file.stat().st_size - 5), "is damaged, or not a model of this zoo"),
+    "another type": (_of_another_type, "model.safetensors holds to_mu.weight as torch.float8_e4m3fn, which no"),
+    "a link that leads out": (_lead_out, "model.safetensors is a link to .*, out of the run's folder: remove it"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_weights_start_no_run(name: str, trained: Path, tmp_path: Path) -> None:
+    given = Path(shutil.copytree(trained, tmp_path / "given", symlinks=True))
+    damage, words = DAMAGES[name]
+    damage(given / "model.safetensors")
+    for read in (zoo.load, lambda source: run(make_config(tmp_path / "r", steps=1, init_from=str(source)))):
+        with pytest.raises(UserError, match=words) as told:
+            read(given)
+        assert "given/model.safetensors" in str(told.value) and not (tmp_path / "r").exists()
 
 
 def test_frozen_batch_norm_learns_no_statistics(tmp_path: Path) -> None:

@@ -42,6 +42,10 @@ from zoo.registry import load_plugin
 
 DIGESTS_FILE = "digests.json"
 PROGRESS_FILE = "state.json"
+NUMBERS = {
+    *(torch.half, torch.bfloat16, torch.float, torch.double),
+    *(torch.bool, torch.uint8, torch.int8, torch.short, torch.int, torch.long),
+}
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -97,8 +101,6 @@ def load(
 
     Users call `zoo.load` (zoo/trained.py), which takes the same arguments, and refuses the same.
     """
-    if os.path.isdir(run):  # no error if the name is longer than any may be
-        refuse_links(Path(run))
     path = weights_file(Path(run))
     recipe = recipe_of(path)
     for plugin in plugins:
@@ -109,18 +111,37 @@ def load(
     image = recipe["image"] | {"range": tuple(recipe["image"]["range"])}
     with telling_of_plugins(recipe["plugins"]):
         model = create(config.name, ImageSpec(**image), **config.options)
-    require(path.stat().st_size, f"the weights in {path}", "load them on a machine with more")
-    tensors = load_file(path)
-    if recipe.get("digest", "") not in ("", weights_digest(tensors)):
-        raise UserError(f"{path} is damaged: its weights are not those that were written")
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict(read_weights(path, recipe.get("digest", "")))
     except RuntimeError:
         raise UserError(f"the weights in {path} do not fit the variant {config.name!r} as it is now") from None
-    bad = next((name for name, parameter in model.named_parameters() if not parameter.isfinite().all()), None)
-    if bad is not None:
-        raise UserError(f"the weights in {path} are not all finite ({bad} is not): the run diverged, or it is damaged")
     return model.to(device).eval()
+
+
+def read_weights(path: Path, digest: str = "") -> dict[str, Tensor]:
+    """Read a file's tensors onto the CPU.
+
+    Args:
+        path: A file of safetensors.
+        digest: What `weights_digest` gave when they were written; "" if nobody knows.
+
+    Raises:
+        UserError: if they are not what was written, no finite numbers, or more than there is room for.
+    """
+    require(path.stat().st_size, f"the weights in {path}", "load them on a machine with more")
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:  # a type that torch has not, say
+        raise UserError(f"{path} is damaged, or no file of safetensors ({type(error).__name__})") from None
+    if digest not in ("", weights_digest(tensors)):
+        raise UserError(f"{path} is damaged: its weights are not those that were written")
+    for name, tensor in tensors.items():
+        if tensor.dtype not in NUMBERS:
+            raise UserError(f"{path} holds {printable(name)} as {tensor.dtype}, which no variant's weights are")
+        if not tensor.float().isfinite().all():
+            bad = f"the weights in {path} are not all finite ({printable(name)} is not)"
+            raise UserError(f"{bad}: the run diverged, or it is damaged")
+    return tensors
 
 
 def weights_digest(weights: dict[str, Tensor]) -> str:
@@ -136,8 +157,10 @@ def weights_file(run: Path) -> Path:
     """Return the file of a run's final weights, or of its newest checkpoint's; a file is taken for itself.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or the run's folder has links that lead out of it.
     """
+    if os.path.isdir(run):  # no error if the name is longer than any may be
+        refuse_links(run)
     candidates = (
         [run] if os.path.isfile(run) else [run / MODEL_FILE, pointed_to(run / "checkpoints" / "latest") / MODEL_FILE]
     )
