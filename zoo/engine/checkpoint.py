@@ -28,7 +28,7 @@ import torch
 from accelerate.utils.operations import recursively_apply
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from zoo.base import BaseVAE, ImageSpec
@@ -36,16 +36,12 @@ from zoo.config import ModelConfig
 from zoo.engine.sharding import put_together
 from zoo.errors import DiskFull, PluginError, UserError
 from zoo.files import MODEL_FILE, PLUGINS_FOLDER, printable, refuse_links, sync_folder
-from zoo.memory import require
 from zoo.models import create
 from zoo.registry import load_plugin
+from zoo.weights import read_weights, weights_digest
 
 DIGESTS_FILE = "digests.json"
 PROGRESS_FILE = "state.json"
-NUMBERS = {
-    *(torch.half, torch.bfloat16, torch.float, torch.double),
-    *(torch.bool, torch.uint8, torch.int8, torch.short, torch.int, torch.long),
-}
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -116,41 +112,6 @@ def load(
     except RuntimeError:
         raise UserError(f"the weights in {path} do not fit the variant {config.name!r} as it is now") from None
     return model.to(device).eval()
-
-
-def read_weights(path: Path, digest: str = "") -> dict[str, Tensor]:
-    """Read a file's tensors onto the CPU.
-
-    Args:
-        path: A file of safetensors.
-        digest: What `weights_digest` gave when they were written; "" if nobody knows.
-
-    Raises:
-        UserError: if they are not what was written, no finite numbers, or more than there is room for.
-    """
-    require(path.stat().st_size, f"the weights in {path}", "load them on a machine with more")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:  # a type that torch has not, say
-        raise UserError(f"{path} is damaged, or no file of safetensors ({type(error).__name__})") from None
-    if digest not in ("", weights_digest(tensors)):
-        raise UserError(f"{path} is damaged: its weights are not those that were written")
-    for name, tensor in tensors.items():
-        if tensor.dtype not in NUMBERS:
-            raise UserError(f"{path} holds {printable(name)} as {tensor.dtype}, which no variant's weights are")
-        if not tensor.float().isfinite().all():
-            bad = f"the weights in {path} are not all finite ({printable(name)} is not)"
-            raise UserError(f"{bad}: the run diverged, or it is damaged")
-    return tensors
-
-
-def weights_digest(weights: dict[str, Tensor]) -> str:
-    """Return what stands for the content of tensors on the CPU."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def weights_file(run: Path) -> Path:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from zoo.base import VARIANTS, BaseVAE, Batch, random_batch
 from zoo.config import Config, OptimizerConfig
 from zoo.data import Data, build_data
-from zoo.engine.checkpoint import read_weights, recipe_of, weights_file
+from zoo.engine.checkpoint import recipe_of, weights_file
 from zoo.engine.initial import bias_from_data, initialise
 from zoo.engine.optimizers import player_settings
 from zoo.engine.rehearsal import rehearse
@@ -34,6 +34,7 @@ from zoo.memory import require
 from zoo.models import create, model_options, preferred_range
 from zoo.nets import ldm
 from zoo.registry import did_you_mean, load_plugin
+from zoo.weights import read_weights
 
 if torch.distributed.is_available():
     # These functions have the default group as a default argument: imported once there is one, as torchmetrics does,
