@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -699,6 +699,45 @@ def test_weights_that_fit_nothing_and_modules_that_are_not_there(trained: Path, 
         run(make_config(tmp_path / "r", init_from=str(tmp_path)))
     with pytest.raises(UserError, match=r"freeze names 'encoding', which is no module .* Did you mean 'encoder'"):
         run(make_config(tmp_path / "r", freeze=["encoding"]))
+
+
+def recipes(good: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield what a model's file says of it, with one value another."""
+    strange = [None, True, [], {}, "", -1, 0, 10**30, 1e308, float("nan"), "x", [1], {"a": 1}, [[]], [float("nan"), 1]]
+    for value in strange:
+        yield from (good | {key: value} for key in ("model", "image", "plugins", "digest"))
+        yield from (good | {"image": good["image"] | {key: value}} for key in (*good["image"], "self"))
+        for key in (*good["model"], "image", "self", "model", "beta", "out_activation", "latent"):
+            yield good | {"model": good["model"] | {key: value}}
+    yield from ({key: good[key] for key in good if key != left} for left in good)
+
+
+def test_whatever_a_models_file_says_of_it_is_a_model_or_one_sentence(trained: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    weights = load_file(trained / "model.safetensors")
+    with safe_open(trained / "model.safetensors", "pt") as opened:
+        good = json.loads(opened.metadata()["zoo"])
+    tried = loaded = 0
+    for recipe in recipes(good):
+        save_file(weights, file, {"zoo": json.dumps(recipe)})
+        tried += 1
+        try:
+            model = zoo.load(file)
+        except UserError as error:
+            assert "\n" not in str(error), recipe
+        else:
+            loaded += 1
+            assert model.sample(2).isfinite().all(), recipe
+    assert tried > 300 and 0 < loaded < tried / 10
+    for text in ("", "[]", "5", "null", "[" * 5000, '{"a":' * 900 + "1" + "}" * 900, "9" * 5000):
+        save_file(weights, file, {"zoo": text})
+        with pytest.raises(UserError, match="model.safetensors is damaged, or not a model of this zoo"):
+            zoo.load(file)
+
+
+def test_a_config_gives_no_model_its_image(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=": image is no option: what images a model takes follows from the data"):
+        make_config(tmp_path, model={"name": "mlp", "net": "mlp", "image": {"channels": 3}})
 
 
 def _flip(file: Path) -> None:

@@ -22,16 +22,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from accelerate.utils.operations import recursively_apply
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, field_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from zoo.base import BaseVAE, ImageSpec
+from zoo.base import SYMMETRIC, UNIT, BaseVAE, ImageSpec
 from zoo.config import ModelConfig
 from zoo.engine.sharding import put_together
 from zoo.errors import DiskFull, PluginError, UserError
@@ -155,10 +155,17 @@ class _Image(BaseModel):
     channels: PositiveInt
     height: PositiveInt
     width: PositiveInt
-    range: Annotated[list[float], Field(min_length=2, max_length=2)]
+    range: list[float]
     classes: NonNegativeInt = 0
     attributes: NonNegativeInt = 0
     train_size: NonNegativeInt = 0
+
+    @field_validator("range")
+    @classmethod
+    def _known_range(cls, range: list[float]) -> list[float]:
+        if tuple(range) not in (UNIT, SYMMETRIC):
+            raise ValueError("range must be [0, 1] or [-1, 1]")
+        return range
 
 
 class _Recipe(BaseModel):
