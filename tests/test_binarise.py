@@ -248,11 +248,16 @@ def test_the_fixed_binarisation_is_read_in_both_forms(folder: str, matlab: bool,
     config = DataConfig(name="binarized_mnist", root=tmp_path / "root")
     first = build_data(config)
     kept = list((tmp_path / "own cache").glob("*.bits"))
-    assert sorted(file.stat().st_size for file in kept) == [98 * n for n in sorted(SPLITS.values())]
+    assert sorted(file.stat().st_size for file in kept) == [4 + 98 * n for n in sorted(SPLITS.values())]
     for data in (first, build_data(config)):  # parsed, and as it was kept
         for split, mine in zip(SPLITS, data.splits.values(), strict=True):
             assert np.array_equal(whole(mine).numpy().reshape(-1, 784), 255 * bits[split])
             assert mine.shape == (1, 28, 28) and mine.labels is None
+    content = kept[0].read_bytes()
+    for damaged in (b"", content[:-98], content[:50] + bytes([content[50] ^ 1]) + content[51:], content[4:]):
+        kept[0].write_bytes(damaged)
+        again = build_data(config)
+        assert all(torch.equal(whole(mine), whole(first.splits[split])) for split, mine in again.splits.items())
     framed = build_data(DataConfig(name="binarized_mnist", root=tmp_path / "root", size=32, limit=2))
     assert torch.equal(whole(framed.train)[:, :, 2:-2, 2:-2], whole(first.train)[:2])
     assert whole(framed.train).sum() == whole(first.train)[:2].sum()

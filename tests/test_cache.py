@@ -135,6 +135,29 @@ class TestCache:
         assert len(calls) == 2
         assert values(again) == [0, 10, 20, 30, 40, 50]
 
+    def test_whatever_a_header_says_the_pixels_are_right_or_decoded_anew(
+        self, folder: Path, cli: Callable[..., tuple[int, str, str]]
+    ) -> None:
+        names = fill(folder)
+        (folder / "2.png").write_text("hello")
+        whole = cache.decoded(folder, names, FORM)
+        (file,) = cache.cache_folder().glob("*.json")
+        text = file.read_text()
+        header = json.loads(text)
+        strange = (
+            *(None, 5, [], {}, "x", [1e308], [-1, 3, 4, 4], [2**40, 3, 4, 4], [0, 3, 4, 4], [6, 3, 4, 4], [[]]),
+            *({"x": 5}, {"x": "gone"}, {"0.png": "bad"}, dict.fromkeys(names, "bad"), ["0.png"], float("nan"), True),
+        )
+        changed = [json.dumps(header | {key: value}) for key in header for value in strange]
+        changed += [json.dumps({key: header[key] for key in header if key != left}) for left in header]
+        changed += ["", "5", "null", "[" * 100_000, '{"shape":' * 50_000, "\udcff", "9" * 5000]
+        for content in changed:
+            file.write_bytes(content.encode(errors="surrogateescape"))
+            assert cli("cache")[0] == 0
+            again = cache.decoded(folder, names, FORM)
+            assert torch.equal(again.pixels, whole.pixels) and again.bad == whole.bad, content[:100]
+            assert torch.equal(again.digests, whole.digests) and file.read_text() == text, content[:100]
+
     def test_nothing_is_left_of_a_build_that_was_killed(self, folder: Path) -> None:
         names = fill(folder)
         (folder / "5.png").write_text("hello")

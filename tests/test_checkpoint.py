@@ -46,8 +46,11 @@ def longer(out: Path) -> None:
     run(make_config(out, steps=50), resume=True)
 
 
+PROGRESS = {"best_val": 0.0, "epoch_sums": {}, "epoch_counts": {}, "window_sums": {}, "window_counts": {}}
+
+
 def save(checkpoints: Checkpoints, step: int, best: bool = False) -> None:
-    checkpoints.save(step, lambda path: save_file({"w": torch.zeros(1)}, path), {}, {"best_val": 0.0}, best)
+    checkpoints.save(step, lambda path: save_file({"w": torch.zeros(1)}, path), {}, PROGRESS, best)
 
 
 def test_keeps_the_newest_and_the_best(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from tests.fuzz_configs import held_short
 from tests.runs import PLUGINS, ROOT, make_config, run, settings
 from zoo import memory
 from zoo.base import VARIANTS
-from zoo.engine.checkpoint import weights_digest
+from zoo.weights import weights_digest
 
 SOME = ("beta", "celeba", "conditional", "conv", "mlp", "mnist", "vanilla")
 
@@ -400,7 +400,7 @@ def test_weights_that_are_not_finite_are_told(
         recipe = json.loads(file.metadata()["zoo"])
     save_file(weights, path, {"zoo": json.dumps(recipe | {"digest": weights_digest(weights)})})
     code, _, error = cli(command, run_folder)
-    assert code == 2 and "are not all finite (to_mu.bias is not): the run diverged, or it is damaged" in error
+    assert code == 2 and "are not all finite (to_mu.bias is not): it is damaged, or of a run that diverged" in error
 
 
 @pytest.mark.parametrize(

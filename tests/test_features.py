@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from benchmarks.speed.feature_speed import write_random_weights
@@ -36,6 +37,7 @@ from zoo.metrics.features import (
     register_extractor,
     sample_features,
 )
+from zoo.weights import weights_digest
 
 
 def random_images(n: int, channels: int = 3, size: int = 16, seed: int = 0) -> Images:
@@ -350,7 +352,25 @@ def half_a_file(subject: Subject) -> Subject:
     return again(subject)
 
 
-@pytest.mark.parametrize("change", [changed_images, fewer_images, other_resize, other_weights, half_a_file])
+def a_flipped_byte(subject: Subject) -> Subject:
+    (file,) = subject.cache.glob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-50] ^= 1
+    file.write_bytes(content)
+    return again(subject)
+
+
+def another_shape(subject: Subject) -> Subject:
+    (file,) = subject.cache.glob("*.safetensors")
+    content = {"features": torch.zeros(3)}
+    save_file(content, file, {"digest": weights_digest(content)})
+    return again(subject)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [changed_images, fewer_images, other_resize, other_weights, half_a_file, a_flipped_byte, another_shape],
+)
 def test_another_reference_is_computed_anew(subject: Subject, change: Any) -> None:
     reference_features(subject, load_extractor(subject, "corner"))
     other = change(subject)

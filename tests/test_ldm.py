@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from tests.runs import make_config
 from zoo.base import SYMMETRIC, ImageSpec
-from zoo.engine.setup import set_up
+from zoo.engine.setup import init_from, set_up
 from zoo.errors import UserError
 from zoo.families.gaussian import GaussianVAE
 from zoo.models import create
@@ -217,6 +218,43 @@ def test_a_run_starts_from_diffusers_weights(as_folder: bool, tmp_path: Path, ca
     state = run.model.state_dict()
     assert all(torch.equal(state[name], given[name]) for name in given)
     assert f"init    {len(given)} of {len(given)} tensors from" in capsys.readouterr().out
+
+
+def _mutated(weights: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Yield the weights with one tensor gone, or of another shape or type."""
+    for name, tensor in weights.items():
+        yield f"no {name}", {other: weights[other] for other in weights if other != name}
+        changes = [torch.tensor(1.0), torch.zeros(1000), tensor * torch.nan]
+        if name == "decoder.conv_in.weight" or "quant_conv" in name:
+            changes += [torch.zeros(0), torch.zeros(1), torch.zeros(3, 3), torch.zeros(1, 1, 1, 1), tensor.half()]
+            changes += [torch.zeros(0, 3, 3, 3), torch.zeros(5, 5, 5, 5).bool(), torch.zeros(2).long()]
+            changes += [torch.zeros(2, 2).to(dtype) for dtype in (torch.cfloat, torch.float8_e4m3fn, torch.double)]
+        for changed in changes:
+            yield f"{name} {list(changed.shape)} {changed.dtype}", weights | {name: changed}
+    for kept in ((), ("post_quant_conv",), ("quant_conv",)):
+        bare = {name: tensor for name, tensor in weights.items() if not name.startswith(("quant_conv", "post_quant"))}
+        bare |= {name: tensor for name, tensor in weights.items() if name.startswith(kept)}
+        for channels in (5000, 10**6, 10**9, 2**40):
+            yield f"{channels} and {kept}", bare | {"decoder.conv_in.weight": torch.zeros(0, channels, 1, 1)}
+        yield f"a million and {kept}", bare | {"decoder.conv_in.weight": torch.zeros(1, 10**6, 1, 1)}
+
+
+def test_other_weights_than_diffusers_are_one_sentence_or_do(tmp_path: Path) -> None:
+    small = {"hidden_dims": [4], "blocks": 1, "z_channels": 2, "latent_dim": 2}
+    model, file = ours(**small), tmp_path / FILE
+    weights = {name: tensor.contiguous() for name, tensor in to_diffusers(model.state_dict()).items()}
+    refused = []
+    for what, changed in _mutated(weights):
+        save_file(changed, file)
+        try:
+            init_from(model, tmp_path)
+        except UserError as error:
+            refused.append(what)
+            assert str(file) in str(error) and "\n" not in str(error), what
+        assert all(tensor.isfinite().all() for tensor in model.state_dict().values()), what
+    sizes = {"decoder.conv_in.weight", "quant_conv.weight", "quant_conv.bias", "post_quant_conv.bias"}
+    assert all(any(what.startswith(f"{name} [] ") for what in refused) for name in sizes)
+    assert sum("and (" in what for what in refused) == 15
 
 
 def test_halvings_follow_the_widths() -> None:

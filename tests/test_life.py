@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import zoo
 from tests.runs import PLUGINS, ROOT, make_config, rows, run, settings
@@ -698,6 +699,95 @@ def test_weights_that_fit_nothing_and_modules_that_are_not_there(trained: Path, 
         run(make_config(tmp_path / "r", init_from=str(tmp_path)))
     with pytest.raises(UserError, match=r"freeze names 'encoding', which is no module .* Did you mean 'encoder'"):
         run(make_config(tmp_path / "r", freeze=["encoding"]))
+
+
+def recipes(good: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield what a model's file says of it, with one value another."""
+    strange = [None, True, [], {}, "", -1, 0, 10**30, 1e308, float("nan"), "x", [1], {"a": 1}, [[]], [float("nan"), 1]]
+    for value in strange:
+        yield from (good | {key: value} for key in ("model", "image", "plugins", "digest"))
+        yield from (good | {"image": good["image"] | {key: value}} for key in (*good["image"], "self"))
+        for key in (*good["model"], "image", "self", "model", "beta", "out_activation", "latent"):
+            yield good | {"model": good["model"] | {key: value}}
+    yield from ({key: good[key] for key in good if key != left} for left in good)
+
+
+def test_whatever_a_models_file_says_of_it_is_a_model_or_one_sentence(trained: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    weights = load_file(trained / "model.safetensors")
+    with safe_open(trained / "model.safetensors", "pt") as opened:
+        good = json.loads(opened.metadata()["zoo"])
+    tried = loaded = 0
+    for recipe in recipes(good):
+        save_file(weights, file, {"zoo": json.dumps(recipe)})
+        tried += 1
+        try:
+            model = zoo.load(file)
+        except UserError as error:
+            assert "\n" not in str(error), recipe
+        else:
+            loaded += 1
+            assert model.sample(2).isfinite().all(), recipe
+    assert tried > 300 and 0 < loaded < tried / 10
+    for text in ("", "[]", "5", "null", "[" * 5000, '{"a":' * 900 + "1" + "}" * 900, "9" * 5000):
+        save_file(weights, file, {"zoo": text})
+        with pytest.raises(UserError, match="model.safetensors is damaged, or not a model of this zoo"):
+            zoo.load(file)
+
+
+def test_a_config_gives_no_model_its_image(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=": image is no option: what images a model takes follows from the data"):
+        make_config(tmp_path, model={"name": "mlp", "net": "mlp", "image": {"channels": 3}})
+
+
+def _flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[-50] ^= 0x40
+    file.write_bytes(content)
+
+
+def _not_finite(file: Path) -> None:
+    with safe_open(file, "pt") as opened:
+        metadata = {"zoo": json.dumps(json.loads(opened.metadata()["zoo"]) | {"digest": ""})}  # as an older run's
+    weights = load_file(file)
+    weights["to_mu.weight"][0, 0] = float("nan")
+    save_file(weights, file, metadata)
+
+
+def _of_another_type(file: Path) -> None:
+    content = file.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    tensor = header["to_mu.weight"]
+    tensor["dtype"], tensor["shape"][-1] = "F8_E4M3", 4 * tensor["shape"][-1]
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[start:])
+
+
+def _lead_out(file: Path) -> None:
+    shutil.copy(file, outside := file.parents[1] / "elsewhere.safetensors")
+    file.unlink()
+    file.symlink_to(outside)
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
+    "a flipped byte": (_flip, "is damaged: its weights are not those that were written"),
+    "not finite": (_not_finite, r"the weights in .*model.safetensors are not all finite \(to_mu.weight is not\)"),
+    "cut off": (lambda file: os.truncate(file, file.stat().st_size - 5), "is damaged, or not a model of this zoo"),
+    "another type": (_of_another_type, "model.safetensors holds to_mu.weight as torch.float8_e4m3fn, which no"),
+    "a link that leads out": (_lead_out, "model.safetensors is a link to .*, out of the run's folder: remove it"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damaged_weights_start_no_run(name: str, trained: Path, tmp_path: Path) -> None:
+    given = Path(shutil.copytree(trained, tmp_path / "given", symlinks=True))
+    damage, words = DAMAGES[name]
+    damage(given / "model.safetensors")
+    for read in (zoo.load, lambda source: run(make_config(tmp_path / "r", steps=1, init_from=str(source)))):
+        with pytest.raises(UserError, match=words) as told:
+            read(given)
+        assert "given/model.safetensors" in str(told.value) and not (tmp_path / "r").exists()
 
 
 def test_frozen_batch_norm_learns_no_statistics(tmp_path: Path) -> None:

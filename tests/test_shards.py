@@ -67,6 +67,22 @@ def test_pictures_classes_and_splits(tmp_path: Path, names: tuple[str, ...], mon
     assert numbers(again) == found and again.digest == data.digest
 
 
+def test_a_damaged_index_is_made_anew(tmp_path: Path) -> None:
+    write(tmp_path / "x" / "0.tar", range(15))
+    found = numbers(build(tmp_path / "x"))
+    (index,) = (tmp_path / "own cache").glob("*.npz")
+    content = index.read_bytes()
+    for at in range(0, len(content), 37):
+        index.write_bytes(content[:at] + bytes([content[at] ^ 0x55]) + content[at + 1 :])
+        assert numbers(build(tmp_path / "x")) == found, at
+    for damaged in (b"", b"PK\x03\x04", content[: len(content) // 2], content + b"zz"):
+        index.write_bytes(damaged)
+        assert numbers(build(tmp_path / "x")) == found
+    for rows in (np.zeros((15, 4), np.int64), np.full((15, 5), 99), np.zeros((15, 5)), np.zeros((3, 5), np.int64)):
+        np.savez_compressed(index, names=np.array([f"{i}" for i in range(15)]), index=rows)
+        assert numbers(build(tmp_path / "x")) == found
+
+
 def test_membership_follows_from_the_content(tmp_path: Path) -> None:
     write(tmp_path / "x" / "0.tar", range(40), labels=False)
     before = numbers(build(tmp_path / "x", test_fraction=0.3))

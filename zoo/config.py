@@ -89,6 +89,12 @@ class ModelConfig(BaseModel):
         """Everything but the name: keyword arguments of the variant."""
         return dict(self.model_extra or {})
 
+    @model_validator(mode="after")
+    def _image_is_none_of_them(self) -> ModelConfig:
+        if "image" in self.options:
+            raise ValueError("image is no option: what images a model takes follows from the data")
+        return self
+
 
 class DataConfig(BaseModel):
     """Which images, and how they are presented; further keys are options of the data set's own function."""

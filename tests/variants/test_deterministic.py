@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.autograd.functional import jacobian
 
-from tests.runs import small
+from tests.runs import make_config, run, small
 from tests.test_samplers import make_subject
 from zoo.base import ImageSpec, random_batch
 from zoo.data import Images
@@ -44,6 +44,29 @@ def test_gradient_penalty_reaches_the_decoder_and_the_encoder() -> None:
     for part in ("decoder.", "from_latent.", "encoder.", "to_latent."):
         touched = [name for name, p in parameters.items() if p.grad is not None and p.grad.abs().sum() > 0]
         assert any(name.startswith(part) for name in touched), part
+
+
+def test_the_gradient_penalty_is_differentiated_through_attention(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = {"name": "rae_gp", "net": "ldm", "hidden_dims": [4, 4], "blocks": 1, "z_channels": 2, "latent_dim": 3}
+    assert run(make_config(tmp_path / "r", steps=1, model=net, batch_size=4)) == 0
+
+    def gradients() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        model = create("rae_gp", ImageSpec(1, 8, 8), **{key: net[key] for key in net if key != "name"})
+        assert isinstance(model, GradientRAE)
+        z = torch.randn(4, 3)
+        decoder = list(model.decoder.parameters())
+        return list(torch.autograd.grad(model.roughness(z), decoder, allow_unused=True, materialize_grads=True))
+
+    def by_hand(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return (q @ k.transpose(1, 2) / q.shape[2] ** 0.5).softmax(2) @ v
+
+    found = gradients()
+    monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", by_hand)
+    torch.testing.assert_close(found, gradients())
+    assert sum(gradient.abs().sum() for gradient in found) > 0
 
 
 def test_weight_penalty_is_the_decoders_weights() -> None:

@@ -7,6 +7,7 @@ One Bernoulli draw of each grey digit, once for all: 50,000 + 10,000 + 10,000 im
 from __future__ import annotations
 
 import os
+import zlib
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from zoo.errors import UserError
 
 FOLDER = "binarized_mnist"
 SIDE = 28
+CHECKSUM = 4  # bytes
 
 
 @register_dataset("binarized_mnist", "MNIST in black and white, 50,000 + 10,000 + 10,000, 1 x 28 x 28, no labels")
@@ -59,8 +61,8 @@ def rows(path: Path) -> np.ndarray:
     """
     kept = cache_folder() / f"{file_key(path.parent, [path.name], None)}.bits"
     with suppress(OSError):
-        bits = np.frombuffer(kept.read_bytes(), np.uint8)
-        if len(bits) and len(bits) % (SIDE * SIDE // 8) == 0:
+        checksum, bits = np.split(np.frombuffer(kept.read_bytes(), np.uint8), [CHECKSUM])
+        if len(bits) and len(bits) % (SIDE * SIDE // 8) == 0 and checksum.tobytes() == _checksum(bits.tobytes()):
             return np.unpackbits(bits).reshape(-1, SIDE * SIDE)
     try:
         content = path.read_bytes()
@@ -75,9 +77,14 @@ def rows(path: Path) -> np.ndarray:
     with suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)
         partial = kept.with_suffix(f".{os.getpid()}")
-        partial.write_bytes(np.packbits(found).tobytes())
+        packed = np.packbits(found).tobytes()
+        partial.write_bytes(_checksum(packed) + packed)
         partial.replace(kept)
     return found
+
+
+def _checksum(content: bytes) -> bytes:
+    return zlib.crc32(content).to_bytes(CHECKSUM, "little")
 
 
 def _matlab(path: Path) -> np.ndarray | None:

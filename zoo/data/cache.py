@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from filelock import FileLock
+from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from torch import Tensor
 
 from zoo.data.decode import Form, digest
@@ -73,12 +74,12 @@ def decoded(folder: Path, names: Sequence[str], form: Form, verify: bool = False
     """
     key = file_key(folder, names, form)
     build = partial(decode_files, folder=folder, names=names, form=form)
-    entry = kept(key, len(names), form, build, verify)
+    entry = kept(key, names, form, build, verify)
     good = [name for name in names if name not in entry.bad]
     if other := _changed(folder, good, entry.digests, verify):
         warn(f"{other} holds another picture than was decoded, with the same size and time: all are decoded anew")
         _remove(cache_folder() / key)
-        entry = kept(key, len(names), form, build, verify)
+        entry = kept(key, names, form, build, verify)
     return entry
 
 
@@ -98,12 +99,12 @@ def _changed(folder: Path, names: Sequence[str], digests: Tensor, verify: bool) 
     return ""
 
 
-def kept(key: str, count: int, form: Form, build: Build, verify: bool = False) -> Decoded:
+def kept(key: str, names: Sequence[str], form: Form, build: Build, verify: bool = False) -> Decoded:
     """Return an entry, building it if it is not there.
 
     Args:
         key: Its name.
-        count: Images, at most.
+        names: Of all images, good or bad.
         form: What is made of each.
         build: Writes the good images' pixels to a file, and returns the bad ones, and the good ones' digests.
         verify: Check all checksums, however long it takes.
@@ -113,17 +114,17 @@ def kept(key: str, count: int, form: Form, build: Build, verify: bool = False) -
     """
     require(form.bytes, f"an image of {form.height} x {form.width} pixels", "choose a smaller data.size")
     stem = cache_folder() / key
-    entry = _read(stem, verify)
+    entry = _read(stem, names, form, verify)
     if entry is None:
         try:
             stem.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(stem.with_suffix(".lock")):  # of many ranks one decodes, the others wait and read
-                entry = _read(stem, verify)
+                entry = _read(stem, names, form, verify)
                 if entry is None:
                     _build(stem, form, build)
-                    entry = _read(stem, verify)
+                    entry = _read(stem, names, form, verify)
         except OSError as error:
-            need = count * form.bytes / 1e6
+            need = len(names) * form.bytes / 1e6
             raise UserError(
                 f"the decoded images can't be written to {stem.parent} ({error.strerror or error}): make room for "
                 f"{need:,.0f} MB there, or set VAE_ZOO_CACHE to another folder"
@@ -145,20 +146,36 @@ def file_key(folder: Path, names: Sequence[str], form: Form | None) -> str:
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
-def _read(stem: Path, verify: bool) -> Decoded | None:
+class _Header(BaseModel):
+    """What an entry says of itself: it may be damaged, as any file may."""
+
+    model_config = ConfigDict(strict=True)
+
+    shape: list[NonNegativeInt]
+    bad: dict[str, str]
+    checksums: list[int]
+
+    def fits(self, names: Sequence[str], form: Form) -> bool:
+        """Say whether it is of these images, in this form."""
+        right = [len(names) - len(self.bad), form.channels, form.height, form.width]
+        chunks = math.ceil(math.prod(right) / CHUNK)
+        return self.shape == right and len(self.checksums) == chunks and self.bad.keys() <= set(names)
+
+
+def _read(stem: Path, names: Sequence[str], form: Form, verify: bool) -> Decoded | None:
     """Return a whole entry, or None for one that is absent or damaged."""
     file = stem.with_suffix(".u8")
     try:
-        header = json.loads(stem.with_suffix(".json").read_text())
-        shape, bad = header["shape"], header["bad"]
+        header = _Header.model_validate_json(stem.with_suffix(".json").read_bytes())
+        shape, bad = header.shape, header.bad
         length = math.prod(shape)
-        if file.stat().st_size != length:
+        if not header.fits(names, form) or file.stat().st_size != length:
             return None
-        if not _holds(file, header["checksums"], verify):
+        if not _holds(file, header.checksums, verify):
             warn(f"the decoded images in {file} are damaged, and decoded anew")
             return None
         digests = read_digests(stem.with_suffix(".digests"), shape[0])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         return None
     if digests is None:
         return None

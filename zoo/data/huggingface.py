@@ -110,9 +110,9 @@ def _decoded(path: str, parts: dict[str, Any], image: str, form: decode.Form, on
         return bad, digests
 
     key = hashlib.sha256(json.dumps(marks).encode()).hexdigest()[:32]
-    pixels, bad, digests = kept(key, count, form, build)
-    check_bad(bad, count, on_bad_image)
     names = [f"{split}/{i}" for split, rows in parts.items() for i in range(len(rows))]
+    pixels, bad, digests = kept(key, names, form, build)
+    check_bad(bad, count, on_bad_image)
     good = [i for i, name in enumerate(names) if name not in bad]
     return Loaded(pixels, torch.tensor(good), Files([names[i] for i in good], digests))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import tarfile
+import zipfile
+import zlib
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -103,8 +105,12 @@ def _role(root: Path, file: Path) -> str | None:
 def _index(root: Path, files: list[Path]) -> tuple[list[str], np.ndarray]:
     """Return the pictures' names and where they lie, from the cache's folder or else from the files."""
     kept = cache_folder() / f"{file_key(root, [file.relative_to(root).as_posix() for file in files], None)}.npz"
-    with suppress(OSError, ValueError, KeyError), np.load(kept) as stored:
-        return stored["names"].tolist(), stored["index"]
+    # A damaged file is one of many errors, and read anew.
+    with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error), np.load(kept) as stored:
+        known, index = stored["names"], stored["index"]
+        whole = known.dtype.kind == "U" and index.dtype == np.int64 and index.shape == (len(known), len(COLUMNS))
+        if whole and np.isin(index[:, 0], range(len(files))).all():
+            return known.tolist(), index
     names: list[str] = []
     rows: list[list[int]] = []
     for number, file in enumerate(tqdm(files, f"reading {root.name}", unit=" shards", disable=None)):

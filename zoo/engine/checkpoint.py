@@ -21,25 +21,25 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from accelerate.utils.operations import recursively_apply
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, field_validator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from zoo.base import BaseVAE, ImageSpec
+from zoo.base import SYMMETRIC, UNIT, BaseVAE, ImageSpec
 from zoo.config import ModelConfig
 from zoo.engine.sharding import put_together
 from zoo.errors import DiskFull, PluginError, UserError, warn
 from zoo.files import MODEL_FILE, PLUGINS_FOLDER, read_json, see_that_it_is_plain, sync_folder
-from zoo.memory import require
 from zoo.models import create
 from zoo.records import read_progress
 from zoo.registry import load_plugin
 from zoo.texts import printable
+from zoo.weights import read_weights, weights_digest
 
 DIGESTS_FILE = "digests.json"
 PROGRESS_FILE = "state.json"
@@ -98,8 +98,6 @@ def load(
 
     Users call `zoo.load` (zoo/trained.py), which takes the same arguments, and refuses the same.
     """
-    if os.path.isdir(run):  # no error if the name is longer than any may be
-        see_that_it_is_plain(Path(run))
     path = weights_file(Path(run))
     recipe = recipe_of(path)
     for plugin in plugins:
@@ -110,35 +108,21 @@ def load(
     image = recipe["image"] | {"range": tuple(recipe["image"]["range"])}
     with telling_of_plugins(recipe["plugins"]):
         model = create(config.name, ImageSpec(**image), **config.options)
-    require(path.stat().st_size, f"the weights in {path}", "load them on a machine with more")
-    tensors = load_file(path)
-    if recipe.get("digest", "") not in ("", weights_digest(tensors)):
-        raise UserError(f"{path} is damaged: its weights are not those that were written")
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict(read_weights(path, recipe.get("digest", "")))
     except RuntimeError:
         raise UserError(f"the weights in {path} do not fit the variant {config.name!r} as it is now") from None
-    bad = next((name for name, parameter in model.named_parameters() if not parameter.isfinite().all()), None)
-    if bad is not None:
-        raise UserError(f"the weights in {path} are not all finite ({bad} is not): the run diverged, or it is damaged")
     return model.to(device).eval()
-
-
-def weights_digest(weights: dict[str, Tensor]) -> str:
-    """Return what stands for the content of tensors on the CPU."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def weights_file(run: Path) -> Path:
     """Return the file of a run's final weights, or of its newest checkpoint's; a file is taken for itself.
 
     Raises:
-        UserError: if there is none.
+        UserError: if there is none, or the run's folder has links that lead out of it.
     """
+    if os.path.isdir(run):  # no error if the name is longer than any may be
+        see_that_it_is_plain(run)
     candidates = (
         [run] if os.path.isfile(run) else [run / MODEL_FILE, pointed_to(run / "checkpoints" / "latest") / MODEL_FILE]
     )
@@ -172,10 +156,17 @@ class _Image(BaseModel):
     channels: PositiveInt
     height: PositiveInt
     width: PositiveInt
-    range: Annotated[list[float], Field(min_length=2, max_length=2)]
+    range: list[float]
     classes: NonNegativeInt = 0
     attributes: NonNegativeInt = 0
     train_size: NonNegativeInt = 0
+
+    @field_validator("range")
+    @classmethod
+    def _known_range(cls, range: list[float]) -> list[float]:
+        if tuple(range) not in (UNIT, SYMMETRIC):
+            raise ValueError("range must be [0, 1] or [-1, 1]")
+        return range
 
 
 class _Recipe(BaseModel):

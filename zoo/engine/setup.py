@@ -17,8 +17,7 @@ import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, DistributedType, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast_object_list
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from zoo.base import VARIANTS, BaseVAE, Batch, random_batch
@@ -30,10 +29,12 @@ from zoo.engine.optimizers import player_settings
 from zoo.engine.rehearsal import rehearse
 from zoo.engine.trackers import Trackers
 from zoo.errors import UserError, warn
+from zoo.files import CONFIG_FILE, is_of_a_run, see_that_it_is_plain
 from zoo.memory import require
 from zoo.models import create, model_options, preferred_range
 from zoo.nets import ldm
 from zoo.registry import did_you_mean, load_plugin
+from zoo.weights import read_weights
 
 if torch.distributed.is_available():
     # These functions have the default group as a default argument: imported once there is one, as torchmetrics does,
@@ -234,11 +235,15 @@ def init_from(model: BaseVAE, source: Path) -> str:
         The SHA-256 of the weights' file.
 
     Raises:
-        UserError: if there are no weights, or nothing fits.
+        UserError: if there are no weights, they are damaged, or nothing fits.
     """
     source = source.expanduser()
-    path = source / ldm.FILE if (source / ldm.FILE).is_file() else weights_file(source)
-    given, own = read_weights(path), model.state_dict()
+    path = source / ldm.FILE
+    if not path.is_file():
+        path = weights_file(source)
+    elif is_of_a_run(source / CONFIG_FILE):  # not so in the hub's cache, where every file is a link
+        see_that_it_is_plain(source)
+    given, own = given_weights(path), model.state_dict()
     own.pop("progress")
     fitting = {name: given[name] for name, tensor in own.items() if name in given and given[name].shape == tensor.shape}
     if not fitting:
@@ -256,19 +261,21 @@ def init_from(model: BaseVAE, source: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
+def given_weights(path: Path) -> dict[str, Tensor]:
     """Read weights of the zoo, or of diffusers' `AutoencoderKL` under the zoo's names.
 
     Raises:
-        UserError: if they are neither.
+        UserError: if they are neither, or damaged.
     """
-    weights: dict[str, Tensor] = {}
-    with suppress(SafetensorError):  # of a damaged file `recipe_of` tells
-        weights = load_file(path)
-    if ldm.is_of_diffusers(weights):
-        return ldm.from_diffusers(weights)
-    recipe_of(path)  # it is a model of this zoo
-    return weights
+    names: list[str] = []
+    with suppress(SafetensorError, OSError), safe_open(path, "pt") as file:  # of a damaged file `recipe_of` tells
+        names = file.keys()
+    if not ldm.is_of_diffusers(names):
+        return read_weights(path, recipe_of(path).get("digest", ""))
+    try:
+        return ldm.from_diffusers(read_weights(path))
+    except UserError as error:
+        raise UserError(f"{path} does not hold the weights of diffusers' AutoencoderKL: {error}") from None
 
 
 def freeze(model: BaseVAE, config: Config) -> None:

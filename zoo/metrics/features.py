@@ -27,7 +27,7 @@ from typing import Literal, cast
 import torch
 import torch.nn.functional as F
 from accelerate.utils import gather_object
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -41,6 +41,7 @@ from zoo.nets.vision_transformers import Clip, DinoV2
 from zoo.options import signature_options
 from zoo.pictures.of_models import to_unit
 from zoo.registry import Registry
+from zoo.weights import read_weights, weights_digest
 
 BATCH = 50  # images generated and looked at together; fixed, since noise is seeded by batch number
 INCEPTION_URL = (
@@ -245,14 +246,15 @@ def reference_features(subject: Subject, extractor: Extractor, split: Literal["t
             digest.update(images.batch(positions)[0].contiguous().numpy().tobytes())
         what = f"{subject.data.name}_{split}_{channels}x{height}x{width}_n{len(images)}_{extractor.name}"
         path = subject.cache / (re.sub(r"[^\w.-]", "-", what) + f"_{digest.hexdigest()}.safetensors")
-        cached = _read(path)
+        cached = _read(path, len(images))
         if all(gather_object([cached is not None])):
             return cast(Tensor, cached)
         features = _gather(subject, extractor, _as_they_are(subject, images))
         if subject.accelerator.is_main_process:
             subject.cache.mkdir(parents=True, exist_ok=True)
             partial = path.with_name(f".{path.name}.{os.getpid()}")
-            save_file({"features": features}, partial, {"protocol": extractor.protocol})
+            content = {"features": features.contiguous()}
+            save_file(content, partial, {"protocol": extractor.protocol, "digest": weights_digest(content)})
             os.replace(partial, path)
         return features
 
@@ -354,8 +356,12 @@ def _digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> Tensor | None:
+def _read(path: Path, count: int) -> Tensor | None:
+    """Return features that are kept, or None where they are to be made anew: not there yet, damaged, or from before."""
     try:
-        return load_file(path)["features"]
-    except (OSError, SafetensorError, KeyError):  # not there yet, or half a file: it is made anew
+        with safe_open(path, "pt") as file:
+            digest = (file.metadata() or {})["digest"]
+        features = read_weights(path, digest)["features"]
+    except (OSError, SafetensorError, KeyError, UserError):
         return None
+    return features if features.ndim == 2 and len(features) == count and features.dtype == torch.float32 else None

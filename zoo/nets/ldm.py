@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +21,7 @@ from zoo.nets.pairs import Net, must_divide, register_net
 
 GROUPS = 32
 FILE = "diffusion_pytorch_model.safetensors"
+MOST_CHANNELS = 1024  # of a latent; published ones have 4 to 128
 # Names that diffusers gave its attention's maps before, and that most published files still have.
 OLDER = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -200,15 +201,18 @@ def ldm(
 # ---- to diffusers and back
 
 
-def is_of_diffusers(weights: Mapping[str, Tensor]) -> bool:
-    """Say whether these are the weights of an `AutoencoderKL`."""
-    return "encoder.down_blocks.0.resnets.0.conv1.weight" in weights and "to_mu.weight" not in weights
+def is_of_diffusers(names: Container[str]) -> bool:
+    """Say whether these are the names of an `AutoencoderKL`'s weights."""
+    return "encoder.down_blocks.0.resnets.0.conv1.weight" in names and "to_mu.weight" not in names
 
 
 def from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of an `AutoencoderKL` to those of a Gaussian variant on net `ldm` with `latent=grid`.
 
     Its `quant_conv` becomes the maps to mean and log variance; where it has none, they pass on what they are given.
+
+    Raises:
+        UserError: if the tensors that say how many latent channels there are contradict each other.
     """
     own: dict[str, Tensor] = {}
     for name, tensor in weights.items():
@@ -216,10 +220,21 @@ def from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = name.replace(f".attentions.0.{old}.", f".attentions.0.{new}.")
         of_attention = ".attentions.0.to_" in name and tensor.ndim == 4
         own[name] = (tensor.flatten(1) if of_attention else tensor).float()
-    channels = own["decoder.conv_in.weight"].shape[1]
-    for conv, size in (("quant_conv", 2 * channels), ("post_quant_conv", channels)):
+    first = tuple(own["decoder.conv_in.weight"].shape) if "decoder.conv_in.weight" in own else ()
+    if len(first) != 4 or not 0 < first[1] <= MOST_CHANNELS:
+        raise UserError(
+            f"decoder.conv_in.weight {f'is {list(first)}' if first else 'is not there, or one number'}, where [widest, "
+            f"latent channels, 3, 3] would be right, with at most {MOST_CHANNELS:,} latent channels"
+        )
+    for conv, size in (("quant_conv", 2 * first[1]), ("post_quant_conv", first[1])):
         own.setdefault(f"{conv}.weight", torch.eye(size)[:, :, None, None])
         own.setdefault(f"{conv}.bias", torch.zeros(size))
+        for part, shape in (("weight", (size, size, 1, 1)), ("bias", (size,))):
+            if (given := own[f"{conv}.{part}"].shape) != shape:
+                raise UserError(
+                    f"{conv}.{part} is {list(given)}, where {list(shape)} would be right, as decoder.conv_in.weight "
+                    f"takes {first[1]} latent channels"
+                )
     for part in ("weight", "bias"):
         own[f"to_mu.{part}"], own[f"to_logvar.{part}"] = own.pop(f"quant_conv.{part}").chunk(2)
         own[f"from_latent.conv.{part}"] = own.pop(f"post_quant_conv.{part}")

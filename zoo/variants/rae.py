@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from pydantic import NonNegativeFloat
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from zoo.base import Batch, ImageSpec, register
 from zoo.families.deterministic import Autoencoder
@@ -90,7 +91,8 @@ class GradientRAE(RegularisedAutoencoder):
         """Estimate the mean of |J|^2_F."""
         with torch.enable_grad():  # also where the loss is only evaluated
             z = z if z.requires_grad else z.detach().requires_grad_()
-            with as_evaluated(self.decoder):  # else an image's gradient is one of all images, through their statistics
+            # Statistics of the batch would make an image's gradient one of all images; fused attention has no second.
+            with as_evaluated(self.decoder), sdpa_kernel(SDPBackend.MATH):
                 images = self.decode(z)
             (projected,) = torch.autograd.grad(images, z, torch.randn_like(images), create_graph=True)  # J^T v, [B, D]
         return projected.square().sum(1).mean()
