@@ -61,7 +61,7 @@ def test_a_name_is_no_way_out_of_the_folder(name: str) -> None:
 def test_every_suite_is_found_by_its_name(name: str, tmp_path: Path) -> None:
     suite = load_suite(Path(name))
     assert suite.base.is_file() and not suite.out.is_absolute()
-    with pytest.raises(UserError, match="there is no suite 'nope'|there is no suite nope; with the zoo come mnist"):
+    with pytest.raises(UserError, match=r"there is no suite nope; with the zoo come [\w, ]*mnist"):
         load_suite(Path("nope"))
 
 
