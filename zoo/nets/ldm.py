@@ -61,8 +61,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` -> the same shape."""
-        h = self.group_norm(x).flatten(2).transpose(1, 2)  # [B, H W, C]
-        h = F.scaled_dot_product_attention(self.to_q(h), self.to_k(h), self.to_v(h))
+        h = self.group_norm(x).flatten(2).transpose(1, 2)[:, None]  # [B, 1 head, H W, C]: ONNX knows attention by heads
+        h = F.scaled_dot_product_attention(self.to_q(h), self.to_k(h), self.to_v(h))[:, 0]
         return x + self.to_out(h).transpose(1, 2).unflatten(2, x.shape[2:])
 
 
