@@ -858,6 +858,48 @@ MUTATIONS = (
         "test_priors::test_the_loss_of_flow_prior_is_the_bound_under_its_prior",
     ),
     plant(
+        "variants/eq.py",
+        "if not self.training:",
+        "if False:",
+        "variants/test_equivariant::test_under_the_identity_it_is_the_plain_loss[sum]",
+    ),
+    plant(
+        "variants/eq.py",
+        "size=size, mode=",
+        "size=maps.shape[2:], mode=",
+        "variants/test_equivariant::test_a_scaled_map_keeps_what_is_linear",
+    ),
+    plant(
+        "variants/eq.py",
+        "recon = self.likelihood.nll(logits, x)",
+        "recon = self.likelihood.nll(logits, x.flip(2))",
+        "variants/test_equivariant::test_the_loss_compares_what_turned_latents_decode_to_with_turned_images[size0-1]",
+    ),
+    plant(
+        "variants/eq.py",
+        "conv(transform(z, (height, width), quarters))",
+        "conv(transform(z, (height, width), quarters).detach())",
+        "variants/test_equivariant::test_the_loss_compares_what_turned_latents_decode_to_with_turned_images[size1-2]",
+    ),
+    plant(
+        "variants/eq.py",
+        "conv(transform(z, (height, width), quarters))",
+        "conv(transform(z, (height, width), -quarters))",
+        "variants/test_equivariant::test_the_loss_compares_what_turned_latents_decode_to_with_turned_images[size0-1]",
+    ),
+    plant(
+        "variants/eq.py",
+        "if chance >= self.transformed:",
+        "if chance < self.transformed / 2:",
+        "variants/test_equivariant::test_what_is_drawn",
+    ),
+    plant(
+        "variants/eq.py",
+        "1 + int(3 * turn)",
+        "1 + int(2 * turn)",
+        "variants/test_equivariant::test_what_is_drawn",
+    ),
+    plant(
         "parts/flows.py",
         "target = z - start",
         "target = z + start",
