@@ -900,6 +900,12 @@ MUTATIONS = (
         "variants/test_equivariant::test_what_is_drawn",
     ),
     plant(
+        "pictures/of_models.py",
+        "channel, row, column = np.unravel_index(dim, grid)",
+        "row, column, channel = np.unravel_index(dim, grid)",
+        "test_pictures::test_traversals_of_a_grid_tell_channel_and_place",
+    ),
+    plant(
         "parts/flows.py",
         "target = z - start",
         "target = z + start",
