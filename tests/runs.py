@@ -22,6 +22,8 @@ SMALLER: dict[str, Any] = {
     **{"stages": 2, "bits": 3, "group": 2, "components": 2, "prior_steps": 2, "prior_width": 16},
     **{"latent": "flat", "patch_channels": 4, "patch_layers": 1},
 }
+# What a variant can't do without.
+NEEDED: dict[str, dict[str, Any]] = {"eq": {"net": "grid", "base_channels": 4, "blocks": 1, "latent": "grid"}}
 
 
 def settings(out: Path, variant: str = "mlp", **changes: Any) -> dict[str, Any]:
@@ -60,7 +62,8 @@ def rows(run_folder: Path) -> list[dict[str, Any]]:
 
 
 def small(name: str, **more: Any) -> dict[str, Any]:
-    """Return those of the usual small options that a variant has; `more` go on top, where it has them."""
+    """Return those of the usual small options that a variant has; `more` go on top, where it has and can bear them."""
     options = {"net": "mlp", "hidden_dims": [16], "latent_dim": 3, "recon": "bce", **SMALLER, **more}
+    options |= NEEDED.get(name, {})
     known = model_options(name, {"net": options["net"]})
     return {option: value for option, value in options.items() if option in known}

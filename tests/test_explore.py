@@ -36,6 +36,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return of
 
 
+def test_sliders_over_a_grid_tell_channel_and_place(tmp_path: Path) -> None:
+    model = {"name": "beta", "net": "grid", "base_channels": 4, "blocks": 1, "latent": "grid", "latent_dim": 3}
+    assert run(make_config(tmp_path / "grid", steps=5, model=model)) == 0
+    explorer = Explorer(tmp_path / "grid")
+    places = [f"c{dim // 4 + 1} ({dim % 4 // 2 + 1}, {dim % 2 + 1})" for dim in explorer.dims]
+    assert explorer.names == places and len(set(places)) == 12
+
+
 @pytest.mark.parametrize("variant", ["mlp", "conditional", "ae"])
 def test_sliders_move_the_dimensions_that_do_most(variant: str, runs: Callable[[str], Path]) -> None:
     explorer = Explorer(runs(variant))
@@ -48,6 +56,7 @@ def test_sliders_move_the_dimensions_that_do_most(variant: str, runs: Callable[[
     mu, logvar = model.encode(pixels, told)
     torch.testing.assert_close(z, mu[0], rtol=1e-4, atol=1e-5)
     assert len(explorer.dims) == explore.DIMS and len(set(explorer.dims)) == explore.DIMS
+    assert explorer.names == [f"z{dim + 1}" for dim in explorer.dims]
     spread = explorer.means.std(0, correction=0)
     if logvar is None:
         assert spread[explorer.dims].diff().max() <= 0 and spread[explorer.dims].min() >= spread.median()

@@ -49,8 +49,8 @@ def test_who_has_a_kl_that_can_be_weighed() -> None:
 
 @pytest.mark.parametrize("name", WARMED)
 def test_the_weight_rises_from_nothing_to_its_own(name: str) -> None:
-    # By default the one has no KL, and the other's is lost in rounding.
-    options = {"info": {"alpha": 0.5}, "kl_gan": {"beta": 1.0}}.get(name, {})
+    # By default the one has no KL, and the others' is lost in rounding.
+    options = {"info": {"alpha": 0.5}, "kl_gan": {"beta": 1.0}, "eq": {"beta": 1.0}}.get(name, {})
     model, plain = model_of(name, warmup=0.5, **options), model_of(name, warmup=0.0, **options)
     none, half, full, end = (terms_at(model, progress)["loss"] for progress in (0.0, 0.25, 0.5, 1.0))
     size = terms_at(plain, 1.0)["recon"].abs() + full.abs()

@@ -309,6 +309,18 @@ def test_traversals_draw_their_names(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert drawn["row_names"] == ["z2", "z1"] and drawn["column_names"] == ["-3", "0", "3"]
 
 
+def test_traversals_of_a_grid_tell_channel_and_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict = {}
+    monkeypatch.setattr(drawing, "sheet", lambda *_, **names: drawn.update(names))
+    x = torch.rand(1, 1, 8, 12) / 10
+    model = Flat(ImageSpec(1, 8, 12), latent=24)
+    model.latent_shape = (4, 2, 3)
+    x[0, 0].view(-1)[[13, 8, 23]] = torch.tensor([0.9, 0.8, 0.7])  # 13 = 2 * 6 + 0 * 3 + 1
+    pictures.traversals(model, Batch(x), tmp_path / "traversals.png", dims=3, columns=3)
+    assert drawn["row_names"] == ["c3 (1, 2)", "c2 (1, 3)", "c4 (2, 3)"]
+    assert x[0, 0].flatten()[:24].unflatten(0, model.latent_shape)[2, 0, 1] == x[0, 0].view(-1)[13]
+
+
 def test_row_names_are_visible_left_of_their_row(tmp_path: Path) -> None:
     model = Labelled(ImageSpec(1, 8, 8, classes=2))
     pictures.generated_samples(model, tmp_path / "samples.png")

@@ -24,7 +24,7 @@ from zoo.errors import DoesNotApply, UserError
 from zoo.evaluation import data_of, sampler_of
 from zoo.metrics.samplers import SAMPLERS
 from zoo.parts.distributions import gaussian_kl_per_dim
-from zoo.pictures.of_models import tiles, to_unit
+from zoo.pictures.of_models import dimension_name, tiles, to_unit
 from zoo.pictures.of_runs import first_batch
 from zoo.pictures.writing import sheet
 from zoo.texts import printable
@@ -65,6 +65,7 @@ class Explorer:
         labels: Their classes `[N]` or attributes `[N, A]`, or None.
         means: Their posterior means, `[N, D]`.
         dims: The latent dimensions that do most, the first the most: by KL, or by spread where that is not Gaussian.
+        names: What these are called.
 
     Raises:
         UserError: as `zoo.load` does, or if the run's data is not there, or the model is told attributes.
@@ -90,6 +91,7 @@ class Explorer:
         if logvar is not None:
             self.middle, self.spread = torch.zeros_like(self.middle), torch.ones_like(self.spread)
         self.dims = weight.argsort(descending=True)[:DIMS].tolist()
+        self.names = [dimension_name(self.model.model.latent_shape, dim) for dim in self.dims]
 
     def start(self, number: int, own: str | None = None) -> tuple[Tensor, Tensor, int | None]:
         """Return an image, `[C, H, W]`, its posterior mean, `[D]`, and the class that the model is told.
@@ -263,8 +265,8 @@ def _latent_tab(gr: Any, explorer: Explorer, last: int) -> tuple[Any, list[Any],
                 result = gr.Image(label="decoded", interactive=False)
             with gr.Row():
                 sliders = [
-                    gr.Slider(-REACH, REACH, 0, step=0.05, label=f"z{dim + 1}", elem_id=f"dim{place}", min_width=200)
-                    for place, dim in enumerate(explorer.dims)
+                    gr.Slider(-REACH, REACH, 0, step=0.05, label=name, elem_id=f"dim{place}", min_width=200)
+                    for place, name in enumerate(explorer.names)
                 ]
 
     def begin(number: int, own: str | None, name: str, strength: float) -> list[Any]:

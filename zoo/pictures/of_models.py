@@ -45,6 +45,14 @@ def tiles(images: Tensor) -> np.ndarray:
     return (255 * images).round().byte().permute(0, 2, 3, 1).numpy()
 
 
+def dimension_name(grid: tuple[int, int, int] | None, dim: int) -> str:
+    """Call a vector's first dimension z1, and that of a grid of shape C, h, w c1 (1, 1): channel, row and column."""
+    if grid is None:
+        return f"z{dim + 1}"
+    channel, row, column = np.unravel_index(dim, grid)
+    return f"c{channel + 1} ({row + 1}, {column + 1})"
+
+
 def examples(rows: Mapping[str, Tensor], path: Path) -> None:
     """Save a row of images for each name: `[N, C, H, W]` in [0, 1], of any N each."""
     columns = max(map(len, rows.values()))
@@ -210,7 +218,7 @@ def latent_space(
 def traversals(model: BaseVAE, batch: Batch, path: Path, dims: int = 10, columns: int = 9) -> None:
     """Save what single latent dimensions do to the batch's first image.
 
-    Each row moves one dimension (z1 is the first) by up to three standard deviations and leaves the others at the
+    Each row moves one dimension (see `dimension_name`) by up to three standard deviations and leaves the others at the
     posterior mean. They are the prior's, N(0, 1), for a Gaussian posterior, and the batch's latents' for any other.
     Beside it, under the same name as .webp, the same in motion.
 
@@ -242,7 +250,7 @@ def traversals(model: BaseVAE, batch: Batch, path: Path, dims: int = 10, columns
         path,
         columns,
         title="Traversals: one latent dimension at a time, the most informative first",
-        row_names=[f"z{dim + 1}" for dim in chosen.tolist()],
+        row_names=[dimension_name(model.latent_shape, dim) for dim in chosen.tolist()],
         column_names=[f"{value:.3g}" for value in values.tolist()],
     )
     _film(images.unflatten(0, (len(chosen), columns)), path)

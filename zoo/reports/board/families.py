@@ -9,7 +9,7 @@ FAMILIES = {
     "aggregate posterior": ("info", "wae_mmd", "swae", "aae"),
     "tighter bounds": ("iwae", "miwae", "ciwae", "piwae"),
     "priors": ("vamp", "flow_prior", "two_stage"),
-    "posteriors": ("iaf", "planar", "hyperspherical", "ladder"),
+    "posteriors": ("iaf", "planar", "hyperspherical", "ladder", "eq"),
     "discrete": ("vq", "rvq", "lfq", "bsq", "fsq", "categorical"),
     "likelihoods": ("sigma", "logcosh", "ms_ssim", "continuous_bernoulli", "logistic_mixture"),
     "adversarial": ("vae_gan", "kl_gan", "vqgan"),
