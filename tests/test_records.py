@@ -10,21 +10,27 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import zoo
-from tests.runs import make_config, run
+import zoo.config
+from tests.runs import digest, make_config, run
 from tests.test_bad_runs import ABSURD, mutate, write_board
 from zoo.commands import main
 from zoo.commands.own import class_names
 from zoo.engine.checkpoint import Checkpoints
+from zoo.engine.folder import read_membership
 from zoo.errors import UserError
 from zoo.evaluation import evaluate_run
 from zoo.files import parse_json
@@ -32,7 +38,8 @@ from zoo.hub import place_of, shared_files
 from zoo.records import read_history, read_log, read_progress, read_results
 from zoo.reports.board.compare import compare
 from zoo.reports.reference import load_references, measured, read_run
-from zoo.texts import placeless, without_places
+from zoo.texts import placeless, placeless_command, without_places
+from zoo.weights import weights_digest
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +55,22 @@ def handed(good: Path, tmp_path: Path) -> Path:
     out = tmp_path / "handed"
     shutil.copytree(good, out, symlinks=True)
     return out
+
+
+@contextmanager
+def within(seconds: int) -> Iterator[None]:
+    """Have what never ends fail, and not hang."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def outcome(use: Callable[[], object]) -> str:
@@ -113,7 +136,13 @@ def test_lines_that_no_run_wrote(line: str, handed: Path) -> None:
     assert "history.jsonl" in outcome(lambda: run(make_config(handed, steps=25), resume=True))
     (handed / "history.jsonl").unlink()
     assert outcome(lambda: run(make_config(handed, steps=25), resume=True)) == ""
-    assert [row["step"] for row in read_log(handed)][-1] == 25
+    lines = (handed / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 25
+    kept = line.startswith(
+        ('{"step": 1, ', '{"step": -1}')
+    )  # of a step before: whatever else is in it, no resume takes it away
+    assert (line in lines) == kept
+    assert bool(outcome(lambda: read_log(handed))) == kept
 
 
 def test_bytes_that_are_no_text(handed: Path) -> None:
@@ -172,7 +201,7 @@ def test_progress_that_no_run_wrote_is_passed_over(handed: Path) -> None:
     assert outcome(lambda: run(make_config(handed, steps=25), resume=True)) == ""
 
 
-@pytest.mark.parametrize("state", [[], {}, 5, {"vae": 5}, {"vae": {}}, {"vae": {"state": {}, "param_groups": []}}])
+@pytest.mark.parametrize("state", [[], {}, 5, {"vae": 5}, {"vae": {}}])
 def test_the_state_of_other_optimizers(state: Any, handed: Path) -> None:
     newest = handed / "checkpoints" / "step_00000020"
     buffer = io.BytesIO()
@@ -362,3 +391,203 @@ def test_results_stay_as_they_are_written(handed: Path) -> None:
     assert read_results(handed) == results
     assert read_results(handed, "more") == {}
     assert copy.deepcopy(results) == zoo.Run(handed).results
+
+
+# --- what a stranger's folder says of itself
+
+
+@pytest.mark.parametrize("left", ["checkpoints", "metrics.jsonl", "split.safetensors", "model.safetensors"])
+def test_any_trace_makes_it_a_run(left: str, handed: Path, tmp_path: Path) -> None:
+    mark, elsewhere = tmp_path / "mark", tmp_path / "elsewhere"
+    for path in handed.iterdir():
+        if path.name not in (left, "config.yaml"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    if left == "split.safetensors":  # a data set of files has one
+        save_file({"train": torch.zeros(3, dtype=torch.int64)}, handed / left)
+    (handed / "evil.py").write_text(f"open({str(mark)!r}, 'w')")
+    config = yaml.safe_load((handed / "config.yaml").read_text())
+    config |= {"plugins": ["evil.py"], "out": str(elsewhere)}
+    (handed / "config.yaml").write_text(yaml.safe_dump(config))
+    main(["--config", str(handed / "config.yaml"), "--resume"])
+    assert not mark.exists() and not elsewhere.exists()
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_runs_config_is_no_link(inside: bool, handed: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.yaml"
+    secret.write_text("title: a secret\nmodel: [a secret")
+    real = handed / "real.yaml"
+    real.write_text(f"base: {secret}\n")
+    (handed / "config.yaml").unlink()
+    (handed / "config.yaml").symlink_to("real.yaml" if inside else secret)
+    for use in (
+        *every_use(handed),
+        lambda: zoo.Run(handed).config,
+        lambda: main(["sample", str(handed), "--out", str(tmp_path / "s.png")]) and None,
+        lambda: run(zoo.config.load_config(handed / "config.yaml"), resume=True),
+    ):
+        assert "a secret" not in outcome(use)
+
+
+def test_a_link_to_itself(handed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(handed, handed.parent / "other", symlinks=True)
+    latest = handed / "checkpoints" / "latest"
+    latest.unlink()
+    latest.symlink_to("latest")
+    for use in (lambda: read_run(handed), lambda: zoo.load(handed), lambda: evaluate_run(handed, [])):
+        assert "leads back to itself" in outcome(use)
+    latest.unlink()
+    (handed / "model.safetensors").unlink()
+    (handed / "model.safetensors").symlink_to("model.safetensors")
+    assert "leads back to itself" in outcome(lambda: run(make_config(tmp_path / "n", init_from=str(handed))))
+
+
+@pytest.mark.parametrize("content", [b"", b".", b"\xff", b"..", b"/etc", b"x" * 1000, b"step_00000010"])
+def test_pointers_that_are_files(content: bytes, handed: Path) -> None:
+    (handed / "model.safetensors").unlink()
+    latest = handed / "checkpoints" / "latest"
+    latest.unlink()
+    latest.write_bytes(content)
+    assert bool(outcome(lambda: zoo.load(handed))) == (content != b"step_00000010")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"exp_avg": torch.zeros(3)},
+        {"exp_avg": torch.zeros(())},
+        {"exp_avg_sq": torch.zeros(16, 64, dtype=torch.int64)},
+        {"exp_avg": [1.0]},
+        {"step": torch.zeros(4)},
+        {"step": torch.tensor(-1.0)},
+        {"step": "x"},
+        {"max_exp_avg_sq": torch.zeros(16, 64)},
+    ],
+    ids=str,
+)
+def test_moments_that_do_not_fit(change: dict[str, Any], handed: Path) -> None:
+    newest = handed / "checkpoints" / "step_00000020"
+    state = torch.load(newest / "state.pt", weights_only=True)
+    state["vae"]["state"][0] |= change
+    torch.save(state, newest / "state.pt")
+    sign(newest)
+    assert "is of another model (" in outcome(lambda: run(make_config(handed, steps=25), resume=True))
+
+
+@pytest.mark.parametrize("key", ["betas", "amsgrad", "maximize", "differentiable", "params", "lr", "eps"])
+def test_settings_are_the_configs(key: str, handed: Path, tmp_path: Path) -> None:
+    shutil.copytree(handed, tmp_path / "undisturbed", symlinks=True)
+    newest = handed / "checkpoints" / "step_00000020"
+    state = torch.load(newest / "state.pt", weights_only=True)
+    state["vae"]["param_groups"][0][key] = [0, 0] if key == "params" else True
+    torch.save(state, newest / "state.pt")
+    sign(newest)
+    for out in (handed, tmp_path / "undisturbed"):
+        assert run(make_config(out, steps=25), resume=True) == 0
+    assert digest(handed) == digest(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("fault", ["missing", "more", "shape", "dtype", "nan", "header"])
+def test_weights_of_a_checkpoint_that_do_not_fit(fault: str, handed: Path) -> None:
+    newest = handed / "checkpoints" / "step_00000020"
+    file = newest / "model.safetensors"
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    weights = load_file(file)
+    name = next(iter(weights))
+    weights["extra"] = torch.zeros(1)
+    weights |= {
+        "missing": {},
+        "more": {},
+        "shape": {name: torch.zeros(3)},
+        "dtype": {name: weights[name].long()},
+        "nan": {name: weights[name] * float("nan")},
+        "header": {},
+    }[fault]
+    for key in {"missing": [name, "extra"], "more": []}.get(fault, ["extra"]):
+        del weights[key]
+    recipe = json.loads(metadata["zoo"]) | {"digest": weights_digest(weights)}
+    save_file(weights, file, {"zoo": json.dumps(recipe)})
+    if fault == "header":
+        file.write_bytes(b"\xff" * 100)
+    sign(newest)
+    found = outcome(lambda: run(make_config(handed, steps=25), resume=True))
+    assert "model.safetensors" in found
+
+
+def test_a_step_that_is_not_the_folders(handed: Path) -> None:
+    newest = handed / "checkpoints" / "step_00000020"
+    progress = json.loads((newest / "state.json").read_text())
+    (newest / "state.json").write_text(json.dumps(progress | {"step": 12}))
+    sign(newest)
+    checkpoints = Checkpoints(handed, keep=2)
+    found = checkpoints.newest()
+    checkpoints.close()
+    assert found is not None and found[0].name == "step_00000016"
+
+
+@pytest.mark.parametrize(
+    "split",
+    [
+        {"train": torch.zeros(3)},
+        {"train": torch.zeros(3, 2, dtype=torch.int64)},
+        {"train": torch.zeros((), dtype=torch.int64)},
+        {"train": torch.zeros(3, dtype=torch.bool)},
+        {"other": torch.zeros(3, dtype=torch.int64)},
+    ],
+    ids=str,
+)
+def test_splits_that_no_run_wrote(split: dict[str, torch.Tensor], handed: Path) -> None:
+    save_file(split, handed / "split.safetensors")
+    with pytest.raises(UserError, match="split.safetensors holds no digests of pictures"):
+        read_membership(handed)
+
+
+@pytest.mark.parametrize("text", ["a." * 50_000, "' " + "a." * 40_000, "/a " * 30_000, "~a" * 40_000, "//" * 40_000])
+def test_long_texts_are_read_once(text: str) -> None:
+    """Each character is looked at a bounded number of times: a quadratic search of this length takes a minute."""
+    with within(20):
+        without_places(text)
+        placeless([text])
+        placeless_command(text)
+
+
+def test_a_card_shows_digests_as_text(handed: Path) -> None:
+    evil = "abc)\n\n# PWN <script>alert(1)</script> \x1b[2J"
+    file = handed / "model.safetensors"
+    with safe_open(file, "pt") as opened:
+        recipe = json.loads(opened.metadata()["zoo"])
+    save_file(load_file(file), file, {"zoo": json.dumps(recipe | {"plugins": {"my.py": evil}})})
+    card = shared_files(handed, place_of("hf://me/mine"))["README.md"]
+    assert isinstance(card, bytes)
+    assert b"<script>" not in card.replace(b"\\<", b"") and b"\n# PWN" not in card and b"\x1b" not in card
+
+
+def test_options_without_end(handed: Path) -> None:
+    file = handed / "model.safetensors"
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()["zoo"]
+    deep = metadata.replace('"net"', '"zz": ' + "[" * 900 + "]" * 900 + ', "net"', 1)
+    save_file(load_file(file), file, {"zoo": deep})
+    assert "damaged" in outcome(lambda: zoo.load(handed))
+
+
+def test_overwriting_leaves_a_users_pictures(handed: Path) -> None:
+    from zoo.engine import folder
+    from zoo.files import PICTURES
+
+    drawn = {file.name for ending in ("png", "webp") for file in handed.glob(f"*.{ending}")}
+    assert {Path(name).stem for name in drawn} <= set(PICTURES)
+    shutil.copy(handed / "reconstructions.png", handed / "my_holiday.png")
+    folder.clear(handed)
+    assert [file.name for file in handed.iterdir() if file.suffix in (".png", ".webp")] == ["my_holiday.png"]
+
+
+def test_a_warning_is_one_line(handed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(handed, handed.parent / "other", symlinks=True)
+    bad = handed.parent / "x\nerror: all your base\x1b[2J"
+    handed.rename(bad)
+    (bad / "results.json").write_text("[]")
+    write_board(bad.parent, bad.parent.parent / f"{bad.parent.name}_board")
+    told = capsys.readouterr()
+    assert "\nerror:" not in told.err + told.out and "\x1b" not in told.err + told.out

@@ -391,7 +391,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: if a file is missing, is no mapping, or inherits from itself.
     """
-    return _read(find_config(path).resolve(), ())
+    found = find_config(path)
+    if found.is_symlink() and is_of_a_run(found):  # it would be read through, whatever it leads to
+        raise UserError(f"{found} is a link, and a run's config is a file: remove it")
+    return _read(found.resolve(), ())
 
 
 def _read(path: Path, above: tuple[Path, ...]) -> dict[str, Any]:

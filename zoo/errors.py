@@ -10,7 +10,7 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
-from zoo.texts import spoken
+from zoo.texts import printable
 
 ZOO = str(Path(__file__).parent)
 INSTALLED = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
@@ -51,7 +51,7 @@ class Undelivered(RuntimeError):
 def warn(text: str) -> None:
     """Say on stderr what is worth a user's attention; of many processes one speaks."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"warning: {spoken(text)}", file=sys.stderr)
+        print(f"warning: {printable(text)}", file=sys.stderr)
 
 
 def is_ours(target: Any) -> bool:

@@ -17,7 +17,7 @@ from zoo.engine import folder
 from zoo.engine.checkpoint import load, pointed_to, recipe_of, telling_of_plugins
 from zoo.engine.setup import choose_device, choose_precision, forget_earlier_run, make_accelerator, set_threads
 from zoo.errors import Undelivered, UserError
-from zoo.files import CONFIG_FILE, MODEL_FILE, see_that_it_is_plain
+from zoo.files import CHECKPOINTS, CONFIG_FILE, MODEL_FILE, see_that_it_is_plain
 from zoo.memory import telling
 from zoo.metrics.benchmark import EVERY_RUN, asked_for, benchmark
 from zoo.metrics.core import Subject
@@ -135,9 +135,9 @@ def _checkpoint(out: Path, trained: Config, which: str) -> Path:
     """
     if trained.ema is not None:
         raise UserError(f"--checkpoint {which}: the run's numbers are those of its average (ema), which no file holds")
-    path = pointed_to(out / folder.CHECKPOINTS / ("best" if which == "best" else "latest")) / MODEL_FILE
+    path = pointed_to(out / CHECKPOINTS / ("best" if which == "best" else "latest")) / MODEL_FILE
     if not path.is_file():
-        raise UserError(f"--checkpoint {which}: there is no such checkpoint in {out / folder.CHECKPOINTS}")
+        raise UserError(f"--checkpoint {which}: there is no such checkpoint in {out / CHECKPOINTS}")
     return path
 
 
@@ -247,4 +247,4 @@ def report(out: Path, elsewhere: str | None = None) -> str:
     lines = [f"  {name:<{width}}  {row['value']:<10.6g} {printable(row.get('unit', ''))}" for name, row in rows.items()]
     lines += [f"  {name:<{width}}  {value:<10.6g} (a term of this loss)" for name, value in terms.items()]
     on = f"on {rows['loss'].get('n', 0):,} test images" + (f" of {printable(elsewhere)}" if elsewhere else "")
-    return "\n".join([f"{on}:", *lines, f"pictures and results in {out}"])
+    return "\n".join([f"{on}:", *lines, f"pictures and results in {printable(out)}"])

@@ -20,7 +20,12 @@ MODEL_FILE = "model.safetensors"  # the final weights; each checkpoint's folder 
 RESULTS_FILE = "results.json"  # what was measured, and what it stands on
 HISTORY_FILE = "history.jsonl"  # when and how the run was started, and what was changed, a start a line
 SPLIT_FILE = "split.safetensors"  # which pictures, by digest, are trained on, validated with, tested by
+CHECKPOINTS = "checkpoints"  # a folder for each step that was kept, and what points to the latest and the best
 PLUGINS_FOLDER = "plugins"  # copies of the files that its variant, net or data set came from
+# What a run draws, each as .png, and some as .webp too.
+PICTURES = (
+    *("reconstructions", "generated_samples", "training_losses", "interpolations", "latent_space", "traversals"),
+)
 WANDB_LOG = "debug-core.log"  # wandb's link to its service's log, which leads out, and which nobody here opens
 
 MOST_JSON = 20_000_000  # bytes
@@ -121,8 +126,10 @@ def sync_folder(folder: Path) -> None:
 
 def is_of_a_run(config: Path) -> bool:
     """Say whether a config is that of the run in whose folder it lies, which somebody may have handed over."""
-    return config.name == CONFIG_FILE and any(
-        os.path.exists(config.parent / name) for name in (HISTORY_FILE, MODEL_FILE, RESULTS_FILE)
+    traces = (HISTORY_FILE, METRICS_FILE, MODEL_FILE, RESULTS_FILE, SPLIT_FILE)
+    return config.name == CONFIG_FILE and (
+        any(os.path.lexists(config.parent / name) for name in traces)
+        or any((config.parent / CHECKPOINTS).glob("step_*"))
     )
 
 
@@ -135,7 +142,7 @@ def see_that_it_is_plain(out: Path) -> None:
     Raises:
         UserError: naming what is in the way.
     """
-    inside = out.resolve()
+    inside = Path(os.path.realpath(out))
     for at, folders, files in os.walk(out):
         for name in (*folders, *files):
             path = Path(at, name)
@@ -146,7 +153,10 @@ def see_that_it_is_plain(out: Path) -> None:
             except FileNotFoundError:  # of a run that is at work
                 continue
             if stat.S_ISLNK(mode):
-                if not path.resolve().is_relative_to(inside):
+                target = Path(os.path.realpath(path))
+                if target.is_symlink():
+                    raise UserError(f"{path} is a link that leads back to itself: remove it")
+                if not target.is_relative_to(inside):
                     raise UserError(f"{path} is a link to {os.readlink(path)}, out of the run's folder: remove it")
             elif stat.S_ISDIR(mode):
                 if FILE.fullmatch(path.suffix):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 from PIL import Image
 
-from zoo.config import read_yaml
+from zoo.config import load_config
 from zoo.data.cache import cache_folder
 from zoo.documentation import document
 from zoo.engine.checkpoint import recipe_of
@@ -206,7 +206,7 @@ def shared_files(out: Path, place: Place, license: str | None = None) -> dict[st
         raise UserError(f"the run in {out} is not finished: there is no {MODEL_FILE} in it; go on with --resume")
     see_that_it_is_plain(out)
     recipe = recipe_of(out / MODEL_FILE)
-    settings = read_yaml(out / CONFIG_FILE)
+    settings = load_config(out / CONFIG_FILE).dump()
     config = placeless({key: value for key, value in settings.items() if key not in WITHOUT_PLACE})
     results = placeless(_without(read_results(out), "command"))
     pictures = {path.name: path for path in sorted(out.glob("*.png")) if PICTURE.fullmatch(path.name)}
@@ -280,7 +280,7 @@ def _card(
         f"| {_cell(name)} | {row['value']:.6g} | {_cell(row.get('unit', ''))} | {_cell(row.get('protocol', ''))} |"
         for name, row in sorted(metrics.items())
     ]
-    plugins = ", ".join(f"`{_cell(n)}`" + (f" (sha256 {d})" if d else "") for n, d in recipe["plugins"].items())
+    plugins = ", ".join(f"`{_cell(n)}`" + (f" (sha256 {_cell(d)})" if d else "") for n, d in recipe["plugins"].items())
     loaded = f'zoo.load("{place}"' + (', plugins=["…"])' if plugins else ")")
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", config)), default=2))
     parts = [

@@ -25,6 +25,7 @@ from zoo.files import MODEL_FILE, PLUGINS_FOLDER, is_of_a_run
 from zoo.memory import telling
 from zoo.metrics.benchmark import asked_for
 from zoo.records import read_history, read_results
+from zoo.texts import printable
 
 CHANGED_DATA = (
     "bring it back, or add --accept-data to go on with what is there: what the run has seen stays in its split, and "
@@ -188,7 +189,7 @@ def _choose_folder(run: Run, resume: bool, overwrite: bool, held: ExitStack) -> 
 
 def _tell_changes(changed: dict[str, Any], step: int) -> None:
     for key, (old, new) in changed.items():
-        print(f"{key} is {new} from step {step:,} on, and was {old}: the run's history and its hash tell")
+        print(printable(f"{key} is {new} from step {step:,} on, and was {old}: the run's history and its hash tell"))
     if {"epochs", "steps"} & changed.keys():
         print(
             "what follows the share of the run done (lr_schedule, a variant's warm-up) follows the new length from here"

@@ -12,7 +12,7 @@ PART = r"[^\s/\\'\"=,:;()\[\]{}<>]+"
 WHOLE_PLACE = re.compile(rf"(?:{ROOT})[^\n]*", re.IGNORECASE)
 # A URL, which stays as it is; or a path that begins at a root, up to its last part. Folders' names may hold spaces.
 URL_OR_PLACE = re.compile(
-    rf"\b(?!file:)[a-z][a-z0-9+.-]*://\S*|(?:{ROOT})(?P<folders>(?:{PART}(?: {PART})*[/\\]+)*)(?={PART}|\s|$)",
+    rf"\b(?!file:)[a-z][a-z0-9+.-]{0, 20}://\S*|(?:{ROOT})(?P<folders>(?:{PART}(?: {PART})*[/\\]+)*)(?={PART}|\s|$)",
     re.IGNORECASE,
 )
 
@@ -20,11 +20,6 @@ URL_OR_PLACE = re.compile(
 def printable(text: object) -> str:
     """Write what is not shown by itself (control characters, line breaks, bytes that are no UTF-8) by its number."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
-
-
-def spoken(text: object) -> str:
-    """Write a text so for a terminal, line by line."""
-    return "\n".join(map(printable, str(text).split("\n")))
 
 
 def csv_cell(value: Any) -> Any:

@@ -24,7 +24,7 @@ from zoo.commands.settings import run_config
 from zoo.commands.sharing import run_export, run_push
 from zoo.commands.training import run_suite, run_train
 from zoo.errors import DiskFull, Diverged, Undelivered, UserError
-from zoo.texts import spoken
+from zoo.texts import printable
 
 RUN = {
     "train": run_train,
@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         arguments = parse(argv)
     except UserError as error:
-        print(f"error: {spoken(error)}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return error.exit_code
     try:
         _fetch_runs(arguments)
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except (UserError, Diverged, DiskFull, Undelivered) as error:
         if os.environ.get("RANK", "0") == "0":
-            print(f"error: {spoken(error)}", file=sys.stderr)
+            print(f"error: {printable(error)}", file=sys.stderr)
         return error.exit_code
 
 

@@ -34,7 +34,7 @@ from zoo.base import SYMMETRIC, UNIT, BaseVAE, ImageSpec
 from zoo.config import ModelConfig
 from zoo.engine.sharding import put_together
 from zoo.errors import DiskFull, PluginError, UserError, warn
-from zoo.files import MODEL_FILE, PLUGINS_FOLDER, read_json, see_that_it_is_plain, sync_folder
+from zoo.files import CHECKPOINTS, MODEL_FILE, PLUGINS_FOLDER, parse_json, read_json, see_that_it_is_plain, sync_folder
 from zoo.models import create
 from zoo.records import read_progress
 from zoo.registry import load_plugin
@@ -43,6 +43,7 @@ from zoo.weights import read_weights, weights_digest
 
 DIGESTS_FILE = "digests.json"
 PROGRESS_FILE = "state.json"
+STEP = re.compile(r"step_\d{8,}")  # a checkpoint's folder
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -124,7 +125,7 @@ def weights_file(run: Path) -> Path:
     if os.path.isdir(run):  # no error if the name is longer than any may be
         see_that_it_is_plain(run)
     candidates = (
-        [run] if os.path.isfile(run) else [run / MODEL_FILE, pointed_to(run / "checkpoints" / "latest") / MODEL_FILE]
+        [run] if os.path.isfile(run) else [run / MODEL_FILE, pointed_to(run / CHECKPOINTS / "latest") / MODEL_FILE]
     )
     path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
     if path is None:
@@ -141,9 +142,9 @@ def recipe_of(run: Path) -> dict[str, Any]:
     path = weights_file(run)
     try:
         with safe_open(path, "pt") as file:
-            recipe = json.loads((file.metadata() or {})["zoo"])
+            recipe = parse_json((file.metadata() or {})["zoo"], f"{path}'s metadata")
         _Recipe.model_validate(recipe)
-    except (SafetensorError, OSError, KeyError, ValueError, RecursionError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
         raise UserError(f"{path} is damaged, or not a model of this zoo ({type(error).__name__})") from None
     if isinstance(recipe["plugins"], list):  # of a run from before plugins were kept
         recipe["plugins"] = {Path(plugin).name: "" for plugin in recipe["plugins"]}
@@ -223,7 +224,7 @@ class Checkpoints:
     """
 
     def __init__(self, run: Path, keep: int) -> None:
-        self.folder = run / "checkpoints"
+        self.folder = run / CHECKPOINTS
         self.keep = keep
         self.writer = ThreadPoolExecutor(1)
         self.writing: Future[None] | None = None
@@ -231,7 +232,7 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Return the steps of all complete checkpoints, oldest first."""
         names = (path.name for path in self.folder.glob("step_*") if path.is_dir())
-        return sorted(int(name.removeprefix("step_")) for name in names if re.fullmatch(r"step_\d{8,}", name))
+        return sorted(int(name.removeprefix("step_")) for name in names if STEP.fullmatch(name))
 
     def best(self) -> int | None:
         """Return the step of the checkpoint with the lowest validation loss, by what the checkpoints themselves say."""
@@ -318,7 +319,9 @@ class Checkpoints:
             try:
                 names = {file.name for file in path.iterdir()} - {DIGESTS_FILE}
                 if {name: _digest(path / name) for name in names} == read_json(path / DIGESTS_FILE):
-                    return path, read_progress(path / PROGRESS_FILE)
+                    progress = read_progress(path / PROGRESS_FILE)
+                    if progress["step"] == step:
+                        return path, progress
             except (OSError, UserError):
                 pass
             warn(f"the checkpoint {path} is damaged; falling back to the one before")
@@ -369,12 +372,17 @@ def _tensors(state: Any) -> Iterator[Tensor]:
 def pointed_to(pointer: Path) -> Path:
     """Return the checkpoint that `latest` or `best` stands for; the pointer itself where it stands for none."""
     if os.path.isfile(pointer) and not pointer.is_symlink():
-        return pointer.with_name(Path(pointer.read_text()).name)
-    return pointer.resolve()
+        name = pointer.read_bytes()[:100].decode(errors="replace").strip() if pointer.stat().st_size < 100 else ""
+        return pointer.with_name(name) if STEP.fullmatch(name) else pointer
+    return Path(os.path.realpath(pointer))
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read a checkpoint's optimizers and averages, without unpickling anything but tensors and plain containers."""
+    """Read a checkpoint's optimizers and averages, without unpickling anything but tensors and plain containers.
+
+    Raises:
+        UserError: if the file is damaged, or not of this kind.
+    """
     try:
         return torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError):

@@ -31,10 +31,12 @@ from zoo.engine.launch import command
 from zoo.engine.provenance import code, plugin_digests
 from zoo.errors import UserError
 from zoo.files import (
+    CHECKPOINTS,
     CONFIG_FILE,
     HISTORY_FILE,
     METRICS_FILE,
     MODEL_FILE,
+    PICTURES,
     PLUGINS_FOLDER,
     RESULTS_FILE,
     SPLIT_FILE,
@@ -43,9 +45,8 @@ from zoo.files import (
     replace_file,
     see_that_it_is_plain,
 )
-from zoo.records import read_row
+from zoo.texts import printable
 
-CHECKPOINTS = "checkpoints"
 LOCK_FILE, HOLDER_FILE = ".lock", ".lock.txt"
 # What a resumed run may change without a trace: what it writes on the way, and on what it is computed.
 MAY_CHANGE = (
@@ -145,11 +146,11 @@ def _is_among(key: str, keys: tuple[str, ...]) -> bool:
 def clear(out: Path) -> None:
     """Remove a run from a folder, and say so; what else lies there stays."""
     ours = [CONFIG_FILE, METRICS_FILE, MODEL_FILE, RESULTS_FILE, HISTORY_FILE, SPLIT_FILE]
-    for path in [*(out / name for name in ours), *out.glob("*.png")]:
-        path.unlink(missing_ok=True)
+    for name in [*ours, *(f"{name}{ending}" for name in PICTURES for ending in (".png", ".webp"))]:
+        (out / name).unlink(missing_ok=True)
     for folder in (CHECKPOINTS, PLUGINS_FOLDER):
         shutil.rmtree(out / folder, ignore_errors=True)
-    print(f"removed the run in {out}: its weights, checkpoints, results, log and pictures")
+    print(f"removed the run in {printable(out)}: its weights, checkpoints, results, log and pictures")
 
 
 def begin(config: Config, out: Path, membership: dict[str, Tensor]) -> None:
@@ -208,9 +209,13 @@ def read_membership(out: Path) -> dict[str, Tensor] | None:
     """Return which pictures were in which of a run's splits, see `Data.membership`; None where they were no files."""
     path = out / SPLIT_FILE
     try:
-        return load_file(path) if path.is_file() else None
-    except SafetensorError as error:
+        splits = load_file(path) if path.is_file() else None
+    except (SafetensorError, KeyError, ValueError) as error:
         raise UserError(f"{path} is damaged ({error}), so that nobody can say what was trained on") from None
+    for name, ids in (splits or {}).items():
+        if name not in ("train", "val", "test") or ids.dtype != torch.int64 or ids.dim() != 1:
+            raise UserError(f"{path} holds no digests of pictures by split, but {printable(name)} as {ids.dtype}")
+    return splits
 
 
 def united(first: dict[str, Tensor], second: dict[str, Tensor] | None) -> dict[str, Tensor]:
@@ -280,6 +285,8 @@ def drop_rows_after(out: Path, step: int) -> None:
 
 def _step_of(line: str) -> float:
     try:
-        return read_row(line, METRICS_FILE)["step"]
-    except UserError:  # of a file that a full disk, say, left
+        row = json.loads(line)
+    except (ValueError, RecursionError):  # of a file that a full disk, say, left
         return math.inf
+    step = row.get("step") if isinstance(row, dict) else None
+    return step if isinstance(step, int) else math.inf

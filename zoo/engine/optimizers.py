@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from zoo.base import BaseVAE
 from zoo.config import Config, MultistepSchedule, PlayerOptimizer
+from zoo.errors import UserError
 
 BURDA_STAGES = 8
+# What each keeps of a parameter, beside how often it was updated.
+MOMENTS: dict[type[torch.optim.Optimizer], set[str]] = {
+    torch.optim.Adam: {"exp_avg", "exp_avg_sq"},
+    torch.optim.AdamW: {"exp_avg", "exp_avg_sq"},
+    torch.optim.Adamax: {"exp_avg", "exp_inf"},
+    torch.optim.RMSprop: {"square_avg"},
+    torch.optim.SGD: set(),
+}
 
 
 def player_settings(config: Config, model: BaseVAE | type[BaseVAE], player: str) -> PlayerOptimizer:
@@ -34,6 +45,37 @@ def make_optimizer(settings: PlayerOptimizer, fused: bool, parameters: list[nn.P
     cls = torch.optim.Adam if settings.name == "adam" else torch.optim.AdamW
     fused = fused and parameters[0].device.type in ("cpu", "cuda")
     return cls(parameters, lr=lr, betas=settings.betas, eps=settings.eps, weight_decay=decay, fused=fused)
+
+
+def moments_of(saved: object, parameters: Sequence[nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[int, Any]:
+    """Return what an optimizer's `state_dict`, read from a file, holds of each parameter, by the parameter's number.
+
+    Settings are not taken from there: they are the config's.
+
+    Raises:
+        UserError: if these are not the moments of these parameters; a kernel would write wherever they are too small.
+    """
+    state = saved.get("state") if isinstance(saved, dict) else None
+    if not isinstance(state, dict) or not set(state) <= set(range(len(parameters))):
+        raise UserError("there is no state for each parameter")
+    names = MOMENTS[type(optimizer)] | ({"grad_avg"} if optimizer.defaults.get("centered") else set())
+    for number, entries in state.items():
+        if not isinstance(entries, dict) or set(entries) - {"step", "momentum_buffer"} != names:
+            raise UserError(f"the state of parameter {number} is not {', '.join(sorted(names))}")
+        for name, value in entries.items():
+            if not _fits(name, value, parameters[number]):
+                raise UserError(f"{name} of parameter {number} does not fit it")
+    return state
+
+
+def _fits(name: str, value: object, parameter: nn.Parameter) -> bool:
+    if name == "momentum_buffer":
+        return value is None
+    if not isinstance(value, Tensor):
+        return False
+    if name == "step":
+        return value.dim() == 0 and value.dtype == torch.float32 and value.item() >= 0
+    return (value.shape, value.dtype) == (parameter.shape, parameter.dtype)
 
 
 def learning_rate(config: Config, lr: float, step: int, total: int, epoch: int) -> float:

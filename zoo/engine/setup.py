@@ -34,6 +34,7 @@ from zoo.memory import require
 from zoo.models import create, model_options, preferred_range
 from zoo.nets import ldm
 from zoo.registry import did_you_mean, load_plugin
+from zoo.texts import printable
 from zoo.weights import read_weights
 
 if torch.distributed.is_available():
@@ -110,13 +111,14 @@ class Run:
     def summary(self) -> str:
         """Say in a few lines what will be trained, on what, and how."""
         config, model = self.config, self.model
-        parameters = sum(p.numel() for p in model.parameters())
+        parameters, labels = sum(p.numel() for p in model.parameters()), self.data.describe_labels()
         return "\n".join(
-            [
+            printable(line)
+            for line in [
                 f"model   {config.model.name} ({type(model).__name__}), {parameters:,} parameters",
                 f"data    {self.data.describe()}, pixels in [{model.image.range[0]:g}, {model.image.range[1]:g}]"
                 + (f", binarised ({config.data.binarize})" if config.data.binarize != "none" else ""),
-                *([f"labels  {labels}"] if (labels := self.data.describe_labels()) else []),
+                *([f"labels  {labels}"] if labels else []),
                 f"steps   {self.total_steps:,} of {config.batch_size} images"
                 f" ({self.total_steps * config.batch_size / len(self.data.train):.4g} epochs)",
                 f"how     {self.choices()}",
@@ -255,9 +257,9 @@ def init_from(model: BaseVAE, source: Path) -> str:
         if name not in fitting
     ]
     if os.environ.get("RANK", "0") == "0":
-        print(f"init    {len(fitting)} of {len(own)} tensors from {path}")
+        print(f"init    {len(fitting)} of {len(own)} tensors from {printable(path)}")
         if lacking:
-            print(f"        new: {', '.join(lacking[:SHOWN])}" + (", …" if len(lacking) > SHOWN else ""))
+            print(f"        new: {printable(', '.join(lacking[:SHOWN]))}" + (", …" if len(lacking) > SHOWN else ""))
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 

@@ -55,13 +55,14 @@ def share_out(tensor: Tensor, like: Tensor) -> Tensor:
     return distribute_tensor(tensor, like.device_mesh, like.placements) if isinstance(like, DTensor) else tensor
 
 
-def share_out_moments(state: dict[str, Any], parameters: list[nn.Parameter]) -> dict[str, Any]:
-    """Share out the tensors of an optimizer's `state_dict` that are as large as their parameters."""
-    moments = {
+def share_out_moments(moments: dict[int, Any], parameters: list[nn.Parameter]) -> dict[int, Any]:
+    """Share out the tensors that an optimizer keeps of its parameters where they are as large as these."""
+    return {
         index: {
-            name: share_out(value, parameters[index]) if value.shape == parameters[index].shape else value
+            name: share_out(value, parameters[index])
+            if isinstance(value, Tensor) and value.shape == parameters[index].shape
+            else value
             for name, value in entries.items()
         }
-        for index, entries in state["state"].items()
+        for index, entries in moments.items()
     }
-    return state | {"state": moments}

@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from zoo import ranks
 from zoo.base import BaseVAE
 from zoo.data import augmented, batches
-from zoo.engine.checkpoint import Checkpoints, load_state, snapshot, weights_of, write_weights
+from zoo.engine.checkpoint import Checkpoints, load_state, recipe_of, snapshot, weights_of, write_weights
 from zoo.engine.log import Log
-from zoo.engine.optimizers import learning_rate
+from zoo.engine.optimizers import learning_rate, moments_of
 from zoo.engine.provenance import plugin_digests
 from zoo.engine.setup import Run
 from zoo.engine.sharding import let_go, shard, share_out, share_out_moments, whole
@@ -31,6 +30,7 @@ from zoo.engine.stopping import StopRequest
 from zoo.engine.validation import mean_terms
 from zoo.errors import Diverged, UserError
 from zoo.files import MODEL_FILE
+from zoo.weights import read_weights
 
 
 class Due(NamedTuple):
@@ -311,13 +311,17 @@ class Trainer:
         state = load_state(path)
         try:
             for player in self.players:
-                player.optimizer.load_state_dict(share_out_moments(state[player.name], player.parameters))
+                moments = moments_of(state[player.name], player.parameters, player.optimizer)
+                player.optimizer.load_state_dict(
+                    player.optimizer.state_dict() | {"state": share_out_moments(moments, player.parameters)}
+                )
             if self.average is not None:
                 self.average.load_state_dict(state["average"])
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(state["scaler"])
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            raise UserError(f"the optimizers' state in {path} is of another model ({type(error).__name__})") from None
+            reason = str(error) if isinstance(error, UserError) else type(error).__name__
+            raise UserError(f"the optimizers' state in {path} is of another model ({reason})") from None
         self.step, self.best_val = progress["step"], progress["best_val"]
         self.best_step = progress.get("best_step", self.step)  # of a checkpoint from before there was patience
         self.log.load_state(progress)
@@ -339,7 +343,11 @@ class Trainer:
         self.evaluated.progress.fill_(1.0)  # as it was validated
 
     def _load_weights(self, checkpoint: Path) -> None:
-        now, weights = self.model.state_dict(), load_file(checkpoint / MODEL_FILE)
+        path = checkpoint / MODEL_FILE
+        now, weights = self.model.state_dict(), read_weights(path, recipe_of(path).get("digest", ""))
+        kinds = ({name: (t.shape, t.dtype) for name, t in tensors.items()} for tensors in (now, weights))
+        if next(kinds) != next(kinds):
+            raise UserError(f"the weights in {path} do not fit the variant {self.run.config.model.name!r} as it is now")
         self.model.load_state_dict({name: share_out(tensor, now[name]) for name, tensor in weights.items()})
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from zoo.metrics.samplers import SAMPLERS
 from zoo.options import check_options, signature_options
 from zoo.records import read_results, write_results
 from zoo.registry import Entry
+from zoo.texts import printable
 
 EVERY_RUN = ("loss", "psnr")
 
@@ -82,7 +83,7 @@ def benchmark(
         there, taken = broadcast_object_list([known, taken])
         if there:
             if main:
-                print(f"{entry.name}: already in {out / RESULTS_FILE}; --again computes it anew")
+                print(f"{entry.name}: already in {printable(out / RESULTS_FILE)}; --again computes it anew")
             continue
         try:
             scores = _scores(entry, subject, options, taken)

@@ -107,6 +107,8 @@ def read_rows(metrics: Path, most: int = 4000) -> list[dict[str, Any]]:
         metrics: JSON objects, one to a line; what is none, or is cut off, is passed over.
         most: Rows of each kind, about.
     """
+    if not metrics.is_file():  # somebody has removed it
+        return []
     with metrics.open("rb") as file:
         counts = Counter(VALIDATION in line for line in file)
     strides = {kind: max(1, count // most) for kind, count in counts.items()}

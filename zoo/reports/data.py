@@ -18,6 +18,7 @@ from zoo.files import writing
 from zoo.models import preferred_range
 from zoo.pictures.of_models import examples, to_unit
 from zoo.registry import load_plugin
+from zoo.texts import printable
 
 COLUMNS = 10
 TRAIN_ROWS = 3
@@ -53,7 +54,7 @@ def show(config: Config, sheet: Path) -> str:
             rows[f"{split} {number + 1}" if len(drawn) > COLUMNS else split] = part
     with writing(sheet):
         examples(rows, sheet)
-    return "\n".join([*lines, f"pictures {sheet}"])
+    return "\n".join(map(printable, [*lines, f"pictures {sheet}"]))
 
 
 def _sizes(images: Images) -> str:

@@ -46,5 +46,5 @@ def write(folder: Path, out: Path, formats: Sequence[str] = ()) -> None:
     print("\n\n".join(terminal_table(board) for board in boards))
     print(
         "\nmean ± half of the 95 % interval, * no row is shown to be better; all views, pictures and plots in "
-        f"{out / 'leaderboard.html'}"
+        f"{printable(out / 'leaderboard.html')}"
     )
