@@ -16,10 +16,11 @@ from zoo.engine.validation import standard_error
 from zoo.metrics import fid
 from zoo.metrics.core import mean_score
 from zoo.metrics.kid import kernel_distance
+from zoo.records import Metric, Results
 from zoo.reports.board.reading import build_boards
 from zoo.reports.board.rows import Board
 from zoo.reports.board.statistics import difference, holm, interval, mean_ranks, shown_worse
-from zoo.reports.reference import Metric, Results, Run
+from zoo.reports.reference import Run
 
 BOARDS = 1000
 

@@ -11,8 +11,9 @@ from benchmarks import orderings
 from benchmarks.orderings import ORDERINGS, Ordering, judge
 from tests.runs import ROOT
 from zoo.errors import UserError
+from zoo.records import Metric, Results
 from zoo.reports.leaderboard import find_runs
-from zoo.reports.reference import Metric, Results, Run
+from zoo.reports.reference import Run
 
 RUNS = ROOT / "benchmarks" / "results" / "zoo" / "runs"
 

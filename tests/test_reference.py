@@ -20,8 +20,9 @@ from zoo.metrics.benchmark import asked_for
 from zoo.metrics.core import METRICS
 from zoo.models import create
 from zoo.options import check_options, signature_options
+from zoo.records import Metric, Results
 from zoo.reports import reference
-from zoo.reports.reference import Metric, Results, Run, Table, compare_all, load_references, read_run, unmet
+from zoo.reports.reference import Run, Table, compare_all, load_references, read_run, unmet
 
 EPOCHS = [163.2387, 120.6043, 114.2044, 111.3464, 109.6627]
 
