@@ -1382,8 +1382,8 @@ MUTATIONS = (
     ),
     plant(
         "engine/train.py",
-        "for player in self.players:\n            player.optimizer.load_state_dict(",
-        "for player in self.players[:1]:\n            player.optimizer.load_state_dict(",
+        "for player in self.players:\n                moments",
+        "for player in self.players[:1]:\n                moments",
         "test_train::test_resume_is_bit_for_bit[two players]",
     ),
     plant(
@@ -1400,7 +1400,7 @@ MUTATIONS = (
     ),
     plant(
         "engine/checkpoint.py",
-        "== digests:",
+        "== read_json(path / DIGESTS_FILE):",
         "is not None:",
         "test_checkpoint::test_a_damaged_newest_falls_back_to_the_one_before",
     ),
@@ -1629,6 +1629,12 @@ MUTATIONS = (
         "2 * _log_softplus(raw)",
         "_log_softplus(raw)",
         "test_initial::test_a_posteriors_scale_may_be_a_softplus",
+    ),
+    plant(
+        "engine/optimizers.py",
+        "(value.shape, value.dtype) == (parameter.shape, parameter.dtype)",
+        "True",
+        "test_records::test_moments_that_do_not_fit",
     ),
     # ---- what is held against a paper
     plant(
