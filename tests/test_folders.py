@@ -395,7 +395,7 @@ class TestLabels:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("name,label\n0.png,a", "begins with the columns name, label: it needs file and label"),
+            ("name,label\n0.png,a", "must name the columns file and label, or file and attributes"),
             ("file,label\n0.png,a", r"has no row about 1.png \(4 of 5 images are missing\)"),
             ("file,label\n0.png", "row 2 has 1 values, and the first row 2"),
             ("file,odd\n" + "\n".join(f"{i}.png,{i}" for i in range(5)), "says '2' of 2.png's odd: attributes are 0"),

@@ -131,5 +131,5 @@ def _scores(run: Opened, part: Part) -> list[dict[str, Any]]:
     known = {"mse": errors.square().mean((1, 2, 3)).tolist()}
     with suppress(DoesNotApply):  # where there is no density, the distance alone tells
         known = {"bound": run.model.log_likelihood(part.pixels, DRAWS, part.y).tolist()} | known
-    names = [picture.name for picture in part.pictures]
+    names = [printable(picture.name) for picture in part.pictures]
     return [dict(zip(("name", *known), row, strict=True)) for row in zip(names, *known.values(), strict=True)]

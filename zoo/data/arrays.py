@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zoo.data.digests import digests_of
 from zoo.data.pixels import Size, resize
-from zoo.data.source import Images, Source, register_dataset
+from zoo.data.source import MOST_CLASSES, Images, Source, register_dataset
 from zoo.errors import UserError
 
 CHUNK = 1000  # images that are turned into floats at once
@@ -69,11 +69,16 @@ def _read(root: Path) -> dict[str, Any]:
         raise UserError(f"{root.absolute()} holds no .npy: data.root is to be a .npz, a .npy, or a folder of .npy")
     found: dict[str, Any] = {}
     for file in files:
+        if not file.is_file():
+            raise UserError(f"{file.absolute()} is no file: data.root is to be a .npz, a .npy, or a folder of .npy")
         try:
             opened = np.load(file, mmap_mode="c")  # and no pickles, which run what code they like
             found |= dict(opened) if isinstance(opened, np.lib.npyio.NpzFile) else {file.stem: opened}
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
             raise UserError(f"{file.absolute()} is not a whole .npy or .npz of numbers ({error})") from None
+    for name, array in found.items():
+        if not isinstance(array, np.ndarray) or not array.ndim:
+            raise UserError(f"{root.absolute()}: {name} is no array of one dimension or more")
     return found
 
 
@@ -116,6 +121,8 @@ def _labels(array: Any, where: str) -> Tensor:
     if array.ndim not in (1, 2) or array.dtype.kind not in "iub" or (array.size and array.min() < 0):
         raise UserError(f"{where} are {kind}: they must be whole numbers from 0, [N], or attributes of 0 and 1, [N, A]")
     if array.ndim == 1:
+        if array.size and array.max() >= MOST_CLASSES:
+            raise UserError(f"{where} go up to {array.max()}: {MOST_CLASSES:,} classes are the most there can be")
         return torch.from_numpy(np.array(array, np.int64))
     if array.size and array.max() > 1:
         raise UserError(f"{where} go up to {array.max()}: attributes are 0 and 1")

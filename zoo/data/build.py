@@ -20,6 +20,8 @@ from zoo.data.splits import Membership, check_membership, hold_out, membership
 from zoo.errors import PluginError, UserError, crash, is_ours, place
 from zoo.options import check_options, signature_options
 from zoo.registry import Entry
+from zoo.texts import printable
+from zoo.values import is_text
 
 CLASSES_SHOWN = 20
 
@@ -116,6 +118,10 @@ def build_data(cfg: DataConfig, run: Membership | None = None, seed: int = 0) ->
     root = cfg.root or Path(os.environ.get("DATA_ROOT") or "data")
     source = _load(entry, root.expanduser(), cfg, options)
 
+    for name in (*source.class_names, *source.attribute_names):
+        if not is_text(name):
+            raise UserError(f"{printable(name)} can be no class's name, nor an attribute's: it is no text in UTF-8")
+
     train, val, test = (
         _drawn(_first(images, cfg.limit), split, cfg, seed)
         for split, images in (("train", source.train), ("val", source.val), ("test", source.test))
@@ -142,7 +148,7 @@ def build_data(cfg: DataConfig, run: Membership | None = None, seed: int = 0) ->
         source.attribute_names,
         source.factor_names,
         source.factor_sizes,
-        cfg.title or source.title or cfg.name,
+        printable(cfg.title or source.title or cfg.name),
         source.digest,
     )
     if not (len(train) and len(val) and len(test)):

@@ -159,7 +159,8 @@ class _Header(BaseModel):
         """Say whether it is of these images, in this form."""
         right = [len(names) - len(self.bad), form.channels, form.height, form.width]
         chunks = math.ceil(math.prod(right) / CHUNK)
-        return self.shape == right and len(self.checksums) == chunks and self.bad.keys() <= set(names)
+        known = {_name(name) for name in self.bad} <= set(names)
+        return self.shape == right and len(self.checksums) == chunks and known
 
 
 def _read(stem: Path, names: Sequence[str], form: Form, verify: bool) -> Decoded | None:
@@ -167,7 +168,7 @@ def _read(stem: Path, names: Sequence[str], form: Form, verify: bool) -> Decoded
     file = stem.with_suffix(".u8")
     try:
         header = _Header.model_validate_json(stem.with_suffix(".json").read_bytes())
-        shape, bad = header.shape, header.bad
+        shape, bad = header.shape, {_name(name): fault for name, fault in header.bad.items()}
         length = math.prod(shape)
         if not header.fits(names, form) or file.stat().st_size != length:
             return None
@@ -213,6 +214,15 @@ def _holds(file: Path, checksums: Sequence[int], verify: bool) -> bool:
     return True
 
 
+def _as_text(name: str) -> str:
+    """Write the name of a file, which need be no UTF-8, as text that JSON can hold."""
+    return name.encode("utf-8", "surrogateescape").decode("latin-1")
+
+
+def _name(text: str) -> str:
+    return text.encode("latin-1").decode("utf-8", "surrogateescape")
+
+
 def _remove(stem: Path) -> None:
     for ending in (".json", ".u8", ".digests", ".lock"):  # the header first: then there is no entry
         stem.with_suffix(ending).unlink(missing_ok=True)
@@ -228,7 +238,8 @@ def _build(stem: Path, form: Form, build: Build) -> None:
         unfinished.write_bytes(np.array(digests, np.int64).tobytes())
         unfinished.replace(stem.with_suffix(".digests"))
         shape = [len(digests), form.channels, form.height, form.width]
-        unfinished.write_text(json.dumps({"shape": shape, "bad": bad, "checksums": checksums}))
+        faults = {_as_text(name): _as_text(fault) for name, fault in bad.items()}
+        unfinished.write_text(json.dumps({"shape": shape, "bad": faults, "checksums": checksums}))
         unfinished.replace(stem.with_suffix(".json"))
     finally:
         unfinished.unlink(missing_ok=True)

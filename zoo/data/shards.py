@@ -23,7 +23,7 @@ from zoo.data.files import ImageFiles
 from zoo.data.folder import DEFAULT_SIZE, Fit, warn_of_twins
 from zoo.data.layout import SPLITS
 from zoo.data.pixels import Size, sides
-from zoo.data.source import Images, Source, register_dataset
+from zoo.data.source import MOST_CLASSES, Images, Source, register_dataset
 from zoo.errors import UserError
 
 COLUMNS = ("shard", "offset", "length", "digest", "label")  # of an index; a label of -1 is none
@@ -65,7 +65,7 @@ def shards(
     anew. Pictures are drawn from all shards, and a resumed run repeats none. `channels` and `fit` are those of
     `image_folder`; a damaged picture ends the run that meets it.
     """
-    files = sorted(root.rglob("*.tar"))
+    files = sorted(file for file in root.rglob("*.tar") if file.is_file())
     if not files:
         raise UserError(f"no file in {root.absolute()} or its subfolders ends in .tar (gunzip what ends in .tar.gz)")
     names, index = _index(root, files)
@@ -144,6 +144,9 @@ def _members(tar: tarfile.TarFile, number: int) -> Iterable[tuple[str, list[int]
         if member.name.lower().endswith(decode.ENDINGS):
             pictures[member.name] = [key, number, member.offset_data, member.size, decode.digest(stream)]  # type: ignore[arg-type]
         elif name.endswith(".cls"):
-            classes[key] = int(stream.read())
+            label = int(stream.read(32))
+            if not 0 <= label < MOST_CLASSES:
+                raise ValueError(f"{member.name} says {label}, and classes are 0 to {MOST_CLASSES - 1:,}")
+            classes[key] = label
     for name, (key, *row) in pictures.items():
         yield name, [*row, classes.get(key, -1)]

@@ -28,6 +28,8 @@ def read_labels(table: Path, names: Sequence[str]) -> tuple[Tensor, tuple[str, .
     Raises:
         UserError: if the table can't be read, lacks an image, or says anything else of an attribute.
     """
+    if table.exists() and not table.is_file():  # a pipe would be waited for
+        raise UserError(f"data.labels: {table.absolute()} is no file")
     try:
         with table.open(newline="", encoding="utf-8-sig") as lines:
             header, *rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if row]
@@ -35,9 +37,7 @@ def read_labels(table: Path, names: Sequence[str]) -> tuple[Tensor, tuple[str, .
         why = getattr(error, "strerror", None) or "it is no text with a first line of column names"
         raise UserError(f"data.labels: {table.absolute()} can't be read: {why}") from None
     if "file" not in header or len(header) < 2:
-        raise UserError(
-            f"{table} begins with the columns {', '.join(header)}: it needs file and label, or file and attributes"
-        )
+        raise UserError(f"the first line of {table} must name the columns file and label, or file and attributes")
     at = header.index("file")
     said: dict[str, list[str]] = {}
     for number, row in enumerate(rows, 2):

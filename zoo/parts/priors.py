@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._higher_order_ops import while_loop
 
+from zoo.errors import UserError
 from zoo.parts.distributions import bounded_logvar, gaussian_kl, gaussian_log_prob, gaussian_sample, standard_normal
 from zoo.parts.flows import Coupling
 
@@ -52,7 +53,10 @@ class AutoregressivePrior(nn.Module):
         for _ in range(self.positions):
             shares = self.logits(indices)[:, -1].softmax(1)
             source = device if generator is None else generator.device
-            drawn = torch.multinomial(shares.to(source), 1, generator=generator).to(device)
+            try:
+                drawn = torch.multinomial(shares.to(source), 1, generator=generator).to(device)
+            except RuntimeError:
+                raise UserError("the prior over codes has weights so large that its probabilities are none") from None
             indices = torch.cat([indices, drawn], 1)
         return indices
 
