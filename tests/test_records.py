@@ -12,6 +12,7 @@ import random
 import shutil
 import signal
 import socket
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +30,7 @@ from tests.runs import digest, make_config, run
 from tests.test_bad_runs import ABSURD, mutate, write_board
 from zoo.commands import main
 from zoo.commands.own import class_names
-from zoo.engine.checkpoint import Checkpoints
+from zoo.engine.checkpoint import Checkpoints, load_state
 from zoo.engine.folder import read_membership
 from zoo.errors import UserError
 from zoo.evaluation import evaluate_run
@@ -208,7 +209,8 @@ def test_the_state_of_other_optimizers(state: Any, handed: Path) -> None:
     torch.save(state, buffer)
     (newest / "state.pt").write_bytes(buffer.getvalue())
     sign(newest)
-    assert "is of another model" in outcome(lambda: run(make_config(handed, steps=25), resume=True))
+    found = outcome(lambda: run(make_config(handed, steps=25), resume=True))
+    assert ("is of another model" if isinstance(state, dict) else "state.pt is damaged") in found
 
 
 def a_pipe(path: Path) -> None:
@@ -591,3 +593,92 @@ def test_a_warning_is_one_line(handed: Path, capsys: pytest.CaptureFixture[str])
     write_board(bad.parent, bad.parent.parent / f"{bad.parent.name}_board")
     told = capsys.readouterr()
     assert "\nerror:" not in told.err + told.out and "\x1b" not in told.err + told.out
+
+
+def changed_state(handed: Path, change: Callable[[torch.Tensor], Any]) -> None:
+    newest = handed / "checkpoints" / "step_00000020"
+    state = torch.load(newest / "state.pt", weights_only=True)
+    for entries in state["vae"]["state"].values():
+        entries |= {name: change(value) for name, value in entries.items() if name != "step"}
+    torch.save(state, newest / "state.pt")
+    sign(newest)
+
+
+def test_a_tensor_that_holds_less_than_it_says(handed: Path) -> None:
+    changed_state(handed, lambda moment: torch.zeros(1).expand(moment.shape))
+    assert run(make_config(handed, steps=25), resume=True) == 0
+
+
+def test_moments_of_another_layout(handed: Path) -> None:
+    changed_state(handed, torch.Tensor.to_sparse)
+    assert "is of another model" in outcome(lambda: run(make_config(handed, steps=25), resume=True))
+
+
+BROKEN = [
+    *(b"\x80\x09.", b"\x80\x02h\x09.", b"\x80\x02X\x02\0\0\0\xff\xff.", b"\x80\x02}]K\x01s.", b"\x80\x02K\x01Q."),
+    *(b"ccollections\nOrderedDict\nK\x01\x85R.", b"ctorch._utils\n_rebuild_tensor_v2\n)R.", b""),
+]
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("content", BROKEN, ids=range(len(BROKEN)))
+def test_broken_pickles(content: bytes, zipped: bool, handed: Path) -> None:
+    newest = handed / "checkpoints" / "step_00000020"
+    if zipped:
+        with zipfile.ZipFile(newest / "state.pt") as packed:
+            members = {name: packed.read(name) for name in packed.namelist()}
+        with zipfile.ZipFile(newest / "state.pt", "w") as packed:
+            for name, old in members.items():
+                packed.writestr(name, content if name.endswith("data.pkl") else old)
+    else:
+        (newest / "state.pt").write_bytes(content)
+    sign(newest)
+    with pytest.raises(UserError, match="state.pt is damaged"):
+        load_state(newest)
+
+
+def test_a_state_that_is_a_tensor(handed: Path) -> None:
+    newest = handed / "checkpoints" / "step_00000020"
+    torch.save(torch.ones(3), newest / "state.pt")
+    with pytest.raises(UserError, match="state.pt is damaged"):
+        load_state(newest)
+
+
+@pytest.mark.parametrize("name", ["step_000000000020", "step_0000000000000", "step_" + "9" * 30, "step_٠٠٠٠٠٠٢٠"])
+def test_checkpoints_of_other_names_are_none(name: str, handed: Path) -> None:
+    shutil.copytree(handed / "checkpoints" / "step_00000020", handed / "checkpoints" / name)
+    assert run(make_config(handed, steps=25, keep=1, checkpoint_every=1), resume=True) == 0
+    assert (handed / "checkpoints" / name).is_dir()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_wandbs_link_alone_is_passed_over(handed: Path, tmp_path: Path) -> None:
+    wandb = handed / "wandb" / "run-1" / "logs"
+    wandb.mkdir(parents=True)
+    (wandb / "debug-core.log").symlink_to(tmp_path / "elsewhere")
+    assert outcome(lambda: zoo.load(handed)) == ""
+    strange = handed / "checkpoints" / "step_00000020" / "debug-core.log"
+    os.mkfifo(strange)
+    assert "is neither a file nor a folder" in outcome(lambda: zoo.load(handed))
+    strange.unlink()
+    strange.symlink_to("/etc/hostname")
+    assert "out of the run's folder" in outcome(lambda: zoo.load(handed))
+
+
+def test_tensors_of_nothing_that_say_they_are_large(handed: Path) -> None:
+    file = handed / "model.safetensors"
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    recipe = json.loads(header["__metadata__"]["zoo"])
+    del recipe["digest"]
+    header["__metadata__"]["zoo"] = json.dumps(recipe)
+    header["extra"] = {"dtype": "F32", "shape": [0, 2**62, 2**62], "data_offsets": [0, 0]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    for use in (
+        lambda: zoo.load(handed),
+        lambda: run(make_config(handed.parent / "n", steps=2, init_from=str(handed))),
+    ):
+        assert "model.safetensors" in outcome(use)

@@ -146,13 +146,13 @@ def see_that_it_is_plain(out: Path) -> None:
     for at, folders, files in os.walk(out):
         for name in (*folders, *files):
             path = Path(at, name)
-            if name == WANDB_LOG:
-                continue
             try:
                 mode = path.lstat().st_mode
             except FileNotFoundError:  # of a run that is at work
                 continue
             if stat.S_ISLNK(mode):
+                if name == WANDB_LOG and "wandb" in path.relative_to(out).parts:
+                    continue
                 target = Path(os.path.realpath(path))
                 if target.is_symlink():
                     raise UserError(f"{path} is a link that leads back to itself: remove it")

@@ -13,7 +13,6 @@ import errno
 import hashlib
 import json
 import os
-import pickle
 import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +42,7 @@ from zoo.weights import read_weights, weights_digest
 
 DIGESTS_FILE = "digests.json"
 PROGRESS_FILE = "state.json"
-STEP = re.compile(r"step_\d{8,}")  # a checkpoint's folder
+STEP = re.compile(r"step_[0-9]{8,18}")  # a checkpoint's folder
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -232,7 +231,8 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """Return the steps of all complete checkpoints, oldest first."""
         names = (path.name for path in self.folder.glob("step_*") if path.is_dir())
-        return sorted(int(name.removeprefix("step_")) for name in names if STEP.fullmatch(name))
+        steps = {int(name.removeprefix("step_")): name for name in names if STEP.fullmatch(name)}
+        return sorted(step for step, name in steps.items() if self.path(step).name == name)
 
     def best(self) -> int | None:
         """Return the step of the checkpoint with the lowest validation loss, by what the checkpoints themselves say."""
@@ -384,9 +384,12 @@ def load_state(path: Path) -> dict[str, Any]:
         UserError: if the file is damaged, or not of this kind.
     """
     try:
-        return torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
-        raise UserError(f"{path / 'state.pt'} is damaged, or holds more than tensors and numbers") from None
+        state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
+    except Exception:  # a broken pickle raises anything
+        state = None
+    if not isinstance(state, dict):
+        raise UserError(f"{path / 'state.pt'} is damaged, or holds more than tensors and numbers")
+    return state
 
 
 def _digest(path: Path) -> str:

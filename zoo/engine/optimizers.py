@@ -65,13 +65,17 @@ def moments_of(saved: object, parameters: Sequence[nn.Parameter], optimizer: tor
         for name, value in entries.items():
             if not _fits(name, value, parameters[number]):
                 raise UserError(f"{name} of parameter {number} does not fit it")
-    return state
+    # A tensor from a file may say that it is large and hold one number: a copy holds what it says.
+    return {
+        number: {name: value.clone() if isinstance(value, Tensor) else value for name, value in entries.items()}
+        for number, entries in state.items()
+    }
 
 
 def _fits(name: str, value: object, parameter: nn.Parameter) -> bool:
     if name == "momentum_buffer":
         return value is None
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
         return False
     if name == "step":
         return value.dim() == 0 and value.dtype == torch.float32 and value.item() >= 0
