@@ -61,7 +61,7 @@ def test_the_gradient_penalty_is_differentiated_through_attention(
         return list(torch.autograd.grad(model.roughness(z), decoder, allow_unused=True, materialize_grads=True))
 
     def by_hand(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return (q @ k.transpose(1, 2) / q.shape[2] ** 0.5).softmax(2) @ v
+        return (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1) @ v
 
     found = gradients()
     monkeypatch.setattr("torch.nn.functional.scaled_dot_product_attention", by_hand)
