@@ -206,7 +206,7 @@ def right_config(draw: random.Random, folder: Path) -> dict[str, Any]:
     if "net" in model and draw.random() < 0.3:
         model["net"] = draw.choice([entry.name for entry in NETS])
         if model["net"] != "mlp":
-            del model["hidden_dims"]
+            model.pop("hidden_dims", None)
             model |= {o: 4 for o in signature_options(NETS.lookup(model["net"]).target) if o in ("base_channels",)}
             model |= {"hidden_dims": [4, 4]} if model["net"] in ("resnet", "vanilla") else {}
     values = settings(Path("out"), name, batch_size=8, steps=4, eval_batch_size=20) | {

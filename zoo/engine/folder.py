@@ -161,7 +161,8 @@ def begin(config: Config, out: Path, membership: dict[str, Tensor]) -> None:
     """
     try:
         for partial in (*out.glob(".*.partial"), *(out / CHECKPOINTS).glob(".*partial*")):
-            shutil.rmtree(partial) if partial.is_dir() and not partial.is_symlink() else partial.unlink()
+            with suppress(FileNotFoundError):  # a writer that was not done has put it in its place meanwhile
+                shutil.rmtree(partial) if partial.is_dir() and not partial.is_symlink() else partial.unlink()
         replace_file(out / CONFIG_FILE, yaml.safe_dump(config.dump(), sort_keys=False, allow_unicode=True))
         if membership:
             replace_file(out / SPLIT_FILE, save(membership))
