@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.data import decode
 from zoo.data.digests import digests_of
 from zoo.data.pixels import Size, resize
 from zoo.data.source import Images, Source, register_dataset
@@ -70,10 +71,12 @@ def _read(root: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for file in files:
         try:
+            decode.size_of(file)
             opened = np.load(file, mmap_mode="c")  # and no pickles, which run what code they like
             found |= dict(opened) if isinstance(opened, np.lib.npyio.NpzFile) else {file.stem: opened}
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(f"{file.absolute()} is not a whole .npy or .npz of numbers ({error})") from None
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"{file.absolute()} is not a whole .npy or .npz of numbers ({why})") from None
     return found
 
 

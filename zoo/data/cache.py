@@ -27,7 +27,7 @@ from filelock import FileLock
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from torch import Tensor
 
-from zoo.data.decode import Form, digest
+from zoo.data.decode import Form, digest, size_of
 from zoo.data.workers import decode_files
 from zoo.errors import UserError, warn
 from zoo.memory import require
@@ -164,12 +164,13 @@ class _Header(BaseModel):
 
 def _read(stem: Path, names: Sequence[str], form: Form, verify: bool) -> Decoded | None:
     """Return a whole entry, or None for one that is absent or damaged."""
-    file = stem.with_suffix(".u8")
+    file, head = stem.with_suffix(".u8"), stem.with_suffix(".json")
     try:
-        header = _Header.model_validate_json(stem.with_suffix(".json").read_bytes())
+        size_of(head)
+        header = _Header.model_validate_json(head.read_bytes())
         shape, bad = header.shape, header.bad
         length = math.prod(shape)
-        if not header.fits(names, form) or file.stat().st_size != length:
+        if not header.fits(names, form) or size_of(file) != length:
             return None
         if not _holds(file, header.checksums, verify):
             warn(f"the decoded images in {file} are damaged, and decoded anew")
@@ -189,10 +190,11 @@ def _read(stem: Path, names: Sequence[str], form: Form, verify: bool) -> Decoded
 def read_digests(file: Path, count: int) -> Tensor | None:
     """Return int64 `[count]`, or None for a file that is absent or damaged."""
     try:
-        content = file.read_bytes()
+        if size_of(file) != 8 * count:
+            return None
+        return torch.from_numpy(np.fromfile(file, np.int64))
     except OSError:
         return None
-    return torch.from_numpy(np.frombuffer(content, np.int64).copy()) if len(content) == 8 * count else None
 
 
 def _checksums(file: Path) -> list[int]:
@@ -221,7 +223,8 @@ def _remove(stem: Path) -> None:
 def _build(stem: Path, form: Form, build: Build) -> None:
     unfinished = stem.with_suffix(".partial")
     try:
-        unfinished.write_bytes(b"")  # one of a build that was killed may be there
+        unfinished.unlink(missing_ok=True)  # one of a build that was killed may be there
+        unfinished.write_bytes(b"")
         bad, digests = build(unfinished)
         checksums = _checksums(unfinished)
         unfinished.replace(stem.with_suffix(".u8"))

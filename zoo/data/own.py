@@ -111,7 +111,7 @@ def prepared(pictures: Sequence[Picture], form: Form, draw: str = "") -> Iterato
         good, pixels, numbers = [], bytearray(), []
         for picture in pictures[start : start + size]:
             try:
-                content = picture.file.read_bytes()
+                content = decode.content_of(picture.file)
                 pixels += decode.decode(content, form)
             except OSError as error:
                 raise UserError(f"{printable(picture.file)} can't be read: {error.strerror}") from None

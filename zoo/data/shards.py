@@ -46,12 +46,13 @@ class ShardImages(ImageFiles):
         self.shards = shards
         self.index = index
 
-    def content(self, row: int) -> tuple[str, bytes]:
-        """Return a picture's name and bytes."""
+    def content(self, row: int) -> bytes:
+        """Return a picture's bytes."""
         shard, offset, length = self.index[row, :3].tolist()
+        decode.check_size(length)
         with self.shards[shard].open("rb") as file:
             file.seek(offset)
-            return self.files[row], file.read(length)
+            return file.read(length)
 
 
 @register_dataset("shards", "webdataset's .tar files of pictures in data.root, read where they lie")
@@ -106,19 +107,23 @@ def _index(root: Path, files: list[Path]) -> tuple[list[str], np.ndarray]:
     """Return the pictures' names and where they lie, from the cache's folder or else from the files."""
     kept = cache_folder() / f"{file_key(root, [file.relative_to(root).as_posix() for file in files], None)}.npz"
     # A damaged file is one of many errors, and read anew.
-    with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error), np.load(kept) as stored:
-        known, index = stored["names"], stored["index"]
+    with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        decode.size_of(kept)
+        with np.load(kept) as stored:
+            known, index = stored["names"], stored["index"]
         whole = known.dtype.kind == "U" and index.dtype == np.int64 and index.shape == (len(known), len(COLUMNS))
-        if whole and np.isin(index[:, 0], range(len(files))).all():
+        if whole and _possible(index, len(files)):
             return known.tolist(), index
     names: list[str] = []
     rows: list[list[int]] = []
     for number, file in enumerate(tqdm(files, f"reading {root.name}", unit=" shards", disable=None)):
         try:
+            decode.size_of(file)
             with tarfile.open(file, "r:") as tar:
                 found = dict(_members(tar, number))
         except (OSError, tarfile.TarError, ValueError) as error:
-            raise UserError(f"{file.absolute()} can't be read as an uncompressed .tar ({error})") from None
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"{file.absolute()} can't be read as an uncompressed .tar ({why})") from None
         names += [f"{file.relative_to(root).as_posix()}/{name}" for name in found]
         rows += found.values()
     index = np.array(rows, np.int64).reshape(-1, len(COLUMNS))
@@ -128,6 +133,13 @@ def _index(root: Path, files: list[Path]) -> tuple[list[str], np.ndarray]:
         np.savez_compressed(partial, names=np.array(names), index=index)
         partial.replace(kept)
     return names, index
+
+
+def _possible(index: np.ndarray, shards: int) -> bool:
+    """Say whether an index can be of so many shards."""
+    shard, offset, length, _, label = index.T
+    places = np.isin(shard, range(shards)) & (offset >= 0) & (length >= 0)
+    return bool((places & (label >= -1)).all())
 
 
 def _members(tar: tarfile.TarFile, number: int) -> Iterable[tuple[str, list[int]]]:

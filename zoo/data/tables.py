@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
+from zoo.data.decode import size_of
 from zoo.data.layout import naturally
 from zoo.errors import UserError
 
@@ -29,6 +30,7 @@ def read_labels(table: Path, names: Sequence[str]) -> tuple[Tensor, tuple[str, .
         UserError: if the table can't be read, lacks an image, or says anything else of an attribute.
     """
     try:
+        size_of(table)
         with table.open(newline="", encoding="utf-8-sig") as lines:
             header, *rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if row]
     except (OSError, ValueError, csv.Error) as error:
