@@ -17,7 +17,7 @@ from zoo.data import decode
 from zoo.data.cache import VERSION, kept
 from zoo.data.digests import Files
 from zoo.data.folder import DEFAULT_SIZE, Fit, Loaded, OnBadImage, check_bad, split_images, warn_of_twins
-from zoo.data.layout import SPLITS
+from zoo.data.layout import CLASS_NUMBER, MOST_CLASSES, SPLITS
 from zoo.data.pixels import Size, sides
 from zoo.data.source import Source, register_dataset
 from zoo.errors import UserError
@@ -130,8 +130,8 @@ def _labels(path: str, parts: dict[str, Any], label: str | None) -> Tensor | Non
     if label is None:
         return None
     values = [value for rows in parts.values() for value in rows[label]]
-    if not all(isinstance(value, int) and value >= 0 for value in values):
-        raise UserError(f"{path}: the column {label} must hold whole numbers from 0, one for each image")
+    if not all(isinstance(value, int) and 0 <= value < MOST_CLASSES for value in values):
+        raise UserError(f"{path}: the column {label} must hold the {CLASS_NUMBER}, for each image")
     return torch.tensor(values)
 
 

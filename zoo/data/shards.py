@@ -21,11 +21,12 @@ from zoo.data.cache import cache_folder, file_key
 from zoo.data.digests import Files
 from zoo.data.files import ImageFiles
 from zoo.data.folder import DEFAULT_SIZE, Fit, warn_of_twins
-from zoo.data.layout import SPLITS
+from zoo.data.layout import CLASS_NUMBER, MOST_CLASSES, SPLITS
 from zoo.data.pixels import Size, sides
 from zoo.data.source import Images, Source, register_dataset
 from zoo.errors import UserError
 
+LONGEST = 32  # bytes of a number with the blanks around it
 COLUMNS = ("shard", "offset", "length", "digest", "label")  # of an index; a label of -1 is none
 
 
@@ -120,7 +121,9 @@ def _index(root: Path, files: list[Path]) -> tuple[list[str], np.ndarray]:
         try:
             decode.size_of(file)
             with tarfile.open(file, "r:") as tar:
-                found = dict(_members(tar, number))
+                found = dict(_members(tar, number, file))
+        except UserError:
+            raise
         except (OSError, tarfile.TarError, ValueError) as error:
             why = getattr(error, "strerror", None) or error
             raise UserError(f"{file.absolute()} can't be read as an uncompressed .tar ({why})") from None
@@ -139,11 +142,15 @@ def _possible(index: np.ndarray, shards: int) -> bool:
     """Say whether an index can be of so many shards."""
     shard, offset, length, _, label = index.T
     places = np.isin(shard, range(shards)) & (offset >= 0) & (length >= 0)
-    return bool((places & (label >= -1)).all())
+    return bool((places & (label >= -1) & (label < MOST_CLASSES)).all())
 
 
-def _members(tar: tarfile.TarFile, number: int) -> Iterable[tuple[str, list[int]]]:
-    """Yield a shard's pictures: name, and row of the index."""
+def _members(tar: tarfile.TarFile, number: int, file: Path) -> Iterable[tuple[str, list[int]]]:
+    """Yield a shard's pictures: name, and row of the index.
+
+    Raises:
+        UserError: if a class is no number that there may be.
+    """
     classes: dict[str, int] = {}
     pictures: dict[str, list[Any]] = {}
     for member in tar:
@@ -156,6 +163,9 @@ def _members(tar: tarfile.TarFile, number: int) -> Iterable[tuple[str, list[int]
         if member.name.lower().endswith(decode.ENDINGS):
             pictures[member.name] = [key, number, member.offset_data, member.size, decode.digest(stream)]  # type: ignore[arg-type]
         elif name.endswith(".cls"):
-            classes[key] = int(stream.read())
+            text = stream.read(LONGEST)
+            if not re.fullmatch(rb"\s*[0-9]+\s*", text) or int(text) >= MOST_CLASSES or stream.read(1):
+                raise UserError(f"{file.absolute()}: {member.name} holds no {CLASS_NUMBER}")
+            classes[key] = int(text)
     for name, (key, *row) in pictures.items():
         yield name, [*row, classes.get(key, -1)]
