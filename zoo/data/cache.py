@@ -24,12 +24,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, InstanceOf, NonNegativeInt
 from torch import Tensor
 
 from zoo.data.decode import Form, digest, size_of
 from zoo.data.workers import decode_files
 from zoo.errors import UserError, warn
+from zoo.files import parse_json
 from zoo.memory import require
 
 VERSION = 2  # to be raised when the same files come to give other pixels
@@ -152,7 +153,7 @@ class _Header(BaseModel):
     model_config = ConfigDict(strict=True)
 
     shape: list[NonNegativeInt]
-    bad: dict[str, str]
+    bad: dict[InstanceOf[str], InstanceOf[str]]  # a file's name may be no UTF-8, which pydantic's own strings must be
     checksums: list[int]
 
     def fits(self, names: Sequence[str], form: Form) -> bool:
@@ -167,7 +168,7 @@ def _read(stem: Path, names: Sequence[str], form: Form, verify: bool) -> Decoded
     file, head = stem.with_suffix(".u8"), stem.with_suffix(".json")
     try:
         size_of(head)
-        header = _Header.model_validate_json(head.read_bytes())
+        header = _Header.model_validate(parse_json(head.read_bytes(), str(head)))
         shape, bad = header.shape, header.bad
         length = math.prod(shape)
         if not header.fits(names, form) or size_of(file) != length:

@@ -30,7 +30,7 @@ class Picture(NamedTuple):
     """A picture file.
 
     Attributes:
-        name: Its path within the folder that was named, or its file's name.
+        name: Its path within the folder that was named, or its file's name; bytes that are no UTF-8 by their numbers.
         file: Where it lies.
         named: Whether it was named itself, and not a folder that it lies in.
     """
@@ -58,7 +58,11 @@ def find_pictures(places: Sequence[Path]) -> list[Picture]:
         else:
             raise UserError(f"there is no picture, and no folder of pictures, {printable(place)}")
     taken: set[str] = set()
-    return [picture._replace(name=_unlike(picture.name, taken)) for picture in found]
+    return [picture._replace(name=_unlike(_text(picture.name), taken)) for picture in found]
+
+
+def _text(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _unlike(name: str, taken: set[str]) -> str:

@@ -37,9 +37,7 @@ def read_labels(table: Path, names: Sequence[str]) -> tuple[Tensor, tuple[str, .
         why = getattr(error, "strerror", None) or "it is no text with a first line of column names"
         raise UserError(f"data.labels: {table.absolute()} can't be read: {why}") from None
     if "file" not in header or len(header) < 2:
-        raise UserError(
-            f"{table} begins with the columns {', '.join(header)}: it needs file and label, or file and attributes"
-        )
+        raise UserError(f"{table} must begin with a line of columns' names: file and label, or file and attributes")
     at = header.index("file")
     said: dict[str, list[str]] = {}
     for number, row in enumerate(rows, 2):
