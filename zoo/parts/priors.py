@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._higher_order_ops import while_loop
 
+from zoo.errors import UserError
 from zoo.parts.distributions import bounded_logvar, gaussian_kl, gaussian_log_prob, gaussian_sample, standard_normal
 from zoo.parts.flows import Coupling
 
@@ -44,13 +45,22 @@ class AutoregressivePrior(nn.Module):
         return -F.cross_entropy(logits.transpose(1, 2), indices, reduction="none").sum(1)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw position by position: int64 `[n, P]`."""
+        """Draw position by position: int64 `[n, P]`.
+
+        Raises:
+            UserError: if the shares that it draws by are no finite numbers.
+        """
         device = self.position.device
         if torch.compiler.is_exporting():
             return self._drawn_in_a_loop(torch.rand(n, self.positions, device=device))
         indices = torch.zeros(n, 0, dtype=torch.long, device=device)
         for _ in range(self.positions):
             shares = self.logits(indices)[:, -1].softmax(1)
+            if not shares.isfinite().all():
+                raise UserError(
+                    "the learned prior's shares of the codes are not finite, so none can be drawn: its weights are too "
+                    "large, damaged or of a run that diverged"
+                )
             source = device if generator is None else generator.device
             drawn = torch.multinomial(shares.to(source), 1, generator=generator).to(device)
             indices = torch.cat([indices, drawn], 1)
