@@ -87,6 +87,7 @@ def _read(root: Path) -> dict[str, Any]:
 
 def _members(file: Path, opened: np.lib.npyio.NpzFile) -> dict[str, Any]:
     """Return the arrays of a .npz file, read into memory; what else is in it is passed over."""
+    assert opened.zip is not None
     with opened:
         size = sum(member.file_size for member in opened.zip.infolist())
         require(size, f"{file.absolute()}", "save its arrays as a folder of .npy, which stay on the disk")
