@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from zoo import memory
 from zoo.config import DataConfig
 from zoo.data import Data, build_data
 from zoo.errors import UserError
@@ -96,7 +99,7 @@ def test_a_npy_file_stays_on_the_disk(tmp_path: Path) -> None:
         ("x.npz", {"test_images": IMAGES}, {}, "holds the arrays test_images: call them"),
         ("x.npz", {"images": IMAGES, "labels": np.arange(3)}, {}, "images are 40, and labels 3"),
         ("x.npz", {"images": IMAGES, "labels": np.arange(40) / 2}, {}, "they must be whole numbers from 0"),
-        ("x.npz", {"images": IMAGES, "labels": np.full((40, 2), 2)}, {}, "go up to 2: attributes are 0 and 1"),
+        ("x.npz", {"images": IMAGES, "labels": np.full((40, 2), 2)}, {}, "go from 2 to 2: attributes are 0 and 1"),
         ("x.npz", {"images": np.array([{}])}, {}, "is not a whole .npy or .npz of numbers"),
         ("nowhere.npz", {}, {}, "holds no .npy: data.root is to be a .npz"),
     ],
@@ -106,3 +109,85 @@ def test_mistakes(tmp_path: Path, name: str, arrays: dict[str, Any], keys: dict[
         np.savez(tmp_path / name, **arrays)
     with pytest.raises(UserError, match=said):
         build(tmp_path / name, **keys)
+
+
+LABELS = np.arange(40)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (LABELS - 1, "labels go from -1 to 38: each must be the number of a class, from 0 to 99,999"),
+        (LABELS + 99_961, "labels go from 99,961 to 100,000: each must be"),
+        (LABELS + 300_000_000, "labels go from 300,000,000 to 300,000,039: each must be"),
+        (LABELS + (2**63 - 40), "to 9,223,372,036,854,775,807: each must be"),
+        (LABELS.astype(np.uint64) + np.uint64(2**64 - 40), "to 18,446,744,073,709,551,615: each must be"),
+        (-np.ones((40, 2), int), "labels go from -1 to -1: attributes are 0 and 1"),
+        (np.array(3), r"labels are int64 \[\]: they must be whole numbers"),
+        (np.zeros((40, 0), int), r"labels are int64 \[40, 0\]: they must be whole numbers"),
+        (np.zeros((40, 2, 2), int), r"labels are int64 \[40, 2, 2\]: they must be whole numbers"),
+    ],
+)
+def test_labels_are_numbers_of_classes(tmp_path: Path, labels: np.ndarray, said: str) -> None:
+    np.savez(tmp_path / "x.npz", images=IMAGES, labels=labels)
+    with pytest.raises(UserError, match=said):
+        build(tmp_path / "x.npz")
+
+
+def test_images_that_are_one_number(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.uint8(3))
+    with pytest.raises(UserError, match=r"images are uint8 \[\]: they must be \[N, H, W\]"):
+        build(tmp_path / "x.npy", limit=3)
+
+
+def test_what_is_no_array_is_passed_over(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", images=IMAGES, number=np.array(3))
+    with zipfile.ZipFile(tmp_path / "x.npz", "a") as file:
+        file.writestr("labels", "of no use")
+    assert build(tmp_path / "x.npz").train.labels is None
+    with zipfile.ZipFile(tmp_path / "y.npz", "w") as file:
+        file.writestr("images", "of no use")
+    with pytest.raises(UserError, match="y.npz holds no array: call them images and labels"):
+        build(tmp_path / "y.npz")
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+@pytest.mark.parametrize("kind", ["|u1", "<f4"])
+@pytest.mark.parametrize("count", [10**11, 2**62, 2**80, -4])
+def test_a_header_of_more_images_than_there_are(tmp_path: Path, ending: str, kind: str, count: int) -> None:
+    content = io.BytesIO()
+    np.lib.format.write_array_header_1_0(content, {"descr": kind, "fortran_order": False, "shape": (count, 28, 28)})
+    content.write(bytes(100))
+    if ending == "npy":
+        (tmp_path / "x.npy").write_bytes(content.getvalue())
+    else:
+        with zipfile.ZipFile(tmp_path / "x.npz", "w") as file:
+            file.writestr("images.npy", content.getvalue())
+    with pytest.raises(UserError, match=f"x.{ending} is not a whole .npy or .npz of numbers"):
+        build(tmp_path / f"x.{ending}", scale=None if kind == "|u1" else [0, 1])
+
+
+@pytest.mark.parametrize("change", [{"flag_bits": 1}, {"compress_type": 99}], ids=["encrypted", "unknown compression"])
+def test_a_npz_that_nothing_here_reads(tmp_path: Path, change: dict[str, int]) -> None:
+    np.savez(tmp_path / "x.npz", images=IMAGES)
+    content = bytearray((tmp_path / "x.npz").read_bytes())
+    local, central = content.index(b"PK\3\4"), content.index(b"PK\1\2")
+    shift = 6 if "flag_bits" in change else 8
+    for at in (local + shift, central + shift + 2):
+        content[at] = next(iter(change.values()))
+    (tmp_path / "x.npz").write_bytes(content)
+    with pytest.raises(UserError, match="is not a whole .npy or .npz of numbers"):
+        build(tmp_path / "x.npz")
+
+
+@pytest.mark.parametrize("keys", [{}, {"scale": [0, 1]}])
+def test_more_than_memory_holds_is_not_read(
+    tmp_path: Path, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if keys:
+        np.save(tmp_path / "x.npy", np.zeros((40, 6, 8), np.float32))
+    else:
+        np.savez_compressed(tmp_path / "x.npz", images=IMAGES)
+    monkeypatch.setattr(memory, "available", lambda: 1000)
+    with pytest.raises(UserError, match=r"would take .* of memory, and there are"):
+        build(next(tmp_path.iterdir()), **keys)

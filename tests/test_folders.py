@@ -36,6 +36,13 @@ def build(root: Path, name: str = "image_folder", run: Any = None, **keys: Any) 
     return build_data(DataConfig.model_validate({"name": name, "root": root, "size": 4, **keys}), run)
 
 
+def build_from(root: Path, **keys: Any) -> Data:
+    """Build data whose root comes from the environment, which no config checks."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("DATA_ROOT", str(root))
+        return build_data(DataConfig.model_validate({"name": "image_folder", "size": 4, **keys}))
+
+
 def picture(file: Path, number: int) -> Path:
     """Save a picture that no other number has: four grey levels, the number's digits."""
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -395,7 +402,11 @@ class TestLabels:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("name,label\n0.png,a", "must name the columns file and label, or file and attributes"),
+            ("name,label\n0.png,a", "must begin with a line of columns' names: file and label, or file"),
+            (
+                "root:x:0,0:secret\nfile,label",
+                "^(?!.*secret).*labels.csv must begin with a line of columns' names: file",
+            ),
             ("file,label\n0.png,a", r"has no row about 1.png \(4 of 5 images are missing\)"),
             ("file,label\n0.png", "row 2 has 1 values, and the first row 2"),
             ("file,odd\n" + "\n".join(f"{i}.png,{i}" for i in range(5)), "says '2' of 2.png's odd: attributes are 0"),
@@ -483,3 +494,43 @@ class TestBalance:
     def test_needs_classes(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="data.balance draws classes evenly, and image_folder has none"):
             build(pictures(tmp_path, [f"{i}.png" for i in range(9)]), balance=True)
+
+
+class TestNamesThatAreNoText:
+    """Linux lets a file's name hold any bytes."""
+
+    @pytest.fixture(autouse=True)
+    def such_names_are_possible(self, tmp_path: Path) -> None:
+        try:
+            (tmp_path / "\udcff").touch()
+            (tmp_path / "\udcff").unlink()
+        except (OSError, UnicodeEncodeError):
+            pytest.skip("this file system's names are text")
+
+    def test_pictures_may_have_them(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        root = pictures(tmp_path / "x", ["\udcff.png", *(f"{i}.png" for i in range(9))])
+        (root / "bad\udcff.png").write_text("no picture")
+        for _ in range(2):  # decoded, and out of the cache
+            data = build(root)
+            assert held(data.train) | held(data.val) | held(data.test) == set(range(10))
+            assert "x/bad\\udcff.png (cannot identify" in capsys.readouterr().err
+
+    def test_classes_may_not(self, tmp_path: Path) -> None:
+        root = pictures(tmp_path / "x", [f"{'a' if i % 2 else chr(0xDCFF)}/{i}.png" for i in range(10)])
+        with pytest.raises(
+            UserError, match=r"has the class \\udcff: its name must hold no zero byte, and nothing that"
+        ):
+            build(root)
+
+    @pytest.mark.parametrize(("header", "row", "kind"), [("label", "q\0", "class"), ("a\0", "1", "attribute")])
+    def test_nor_labels(self, tmp_path: Path, header: str, row: str, kind: str) -> None:
+        pictures(tmp_path, [f"{i}.png" for i in range(9)])
+        (tmp_path / "labels.csv").write_text("\n".join([f"file,{header}", *(f"{i}.png,{row}" for i in range(9))]))
+        with pytest.raises(UserError, match=rf"has the {kind} .*\\x00: its name must|is no text with a first line"):
+            build(tmp_path, labels="labels.csv")  # an older Python's csv refuses zero bytes
+
+    def test_nor_the_data_unless_it_has_a_title(self, tmp_path: Path) -> None:
+        root = pictures(tmp_path / "roo\udcff", [f"{i}.png" for i in range(9)])
+        with pytest.raises(UserError, match=r"the data is called roo\\udcff, as its folder is: set data.title"):
+            build_from(root)
+        assert build_from(root, title="mine").title == "mine"

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from zoo.config import DataConfig
-from zoo.data import Data, build_data
+from zoo.data import Data, build_data, huggingface
 from zoo.errors import UserError
 
 
@@ -114,3 +114,9 @@ def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         build(tmp_path, path="x")
     with pytest.raises(UserError, match="data set 'huggingface' needs the option 'path'"):
         build(tmp_path)
+
+
+@pytest.mark.parametrize("label", [-1, 100_000, 2**64 - 1, 1.5, None])
+def test_classes_are_numbers_that_there_may_be(label: object) -> None:
+    with pytest.raises(UserError, match="x: the column y must hold the number of a class, from 0 to 99,999"):
+        huggingface._labels("x", {"train": {"y": [0, label]}}, "y")

@@ -397,3 +397,27 @@ def test_a_gallery_that_can_t_be_is_one_sentence(
     code, _, err = cli("gallery", str(leave("mlp")), *more)
     assert code == 2 and said in err and len(err.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_names_that_are_no_text_are_written_by_their_numbers(
+    cli: Cli, leave: Callable[..., Path], tmp_path: Path
+) -> None:
+    try:
+        for folder in ("cat", "dog\udcff"):
+            (tmp_path / "own" / folder).mkdir(parents=True)
+            Image.new("RGB", (20, 20)).save(tmp_path / "own" / folder / "x.png")
+    except (OSError, UnicodeEncodeError):
+        pytest.skip("this file system's names are text")
+    run, names = leave("mlp"), ["cat/x.png", "dog\\udcff/x.png"]
+    for out in ("s.csv", "s.json"):
+        assert cli("score", run, tmp_path / "own", "--out", tmp_path / out)[0] == 0
+    assert sorted(row["name"] for row in json.loads((tmp_path / "s.json").read_text())) == names
+    assert sorted(row["name"] for row in csv.DictReader((tmp_path / "s.csv").open(encoding="utf-8"))) == names
+    for out in ("e.npz", "e.safetensors"):
+        assert cli("encode", run, tmp_path / "own", "--out", tmp_path / out)[0] == 0
+    found = np.load(tmp_path / "e.npz")
+    assert list(found["names"]) == names and list(found["classes"]) == ["cat", "dog\\udcff"]
+    assert cli("reconstruct", run, tmp_path / "own", "--out", tmp_path / "made")[0] == 0
+    assert (
+        sorted(file.relative_to(tmp_path / "made").as_posix() for file in (tmp_path / "made").rglob("*.png")) == names
+    )

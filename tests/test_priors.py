@@ -286,3 +286,13 @@ def test_the_loss_of_flow_prior_is_the_bound_under_its_prior() -> None:
 def test_a_flow_prior_of_one_dimension_is_refused() -> None:
     with pytest.raises(UserError, match="latent_dim is 1, and each step needs two"):
         create("flow_prior", ImageSpec(1, 8, 8), **small("flow_prior", latent_dim=1))
+
+
+@pytest.mark.parametrize("variant", ["vq", "categorical"])
+def test_weights_too_large_to_draw_by_are_told(variant: str) -> None:
+    model = create(variant, ImageSpec(1, 8, 8, (0, 1)), **small(variant)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(3e38)  # finite, and no product of two is
+    with pytest.raises(UserError, match="the learned prior's shares of the codes are not finite"):
+        model.sample(2)

@@ -340,3 +340,11 @@ def test_sampling_leaves_no_graph(toy: Subject) -> None:
     toy.model.decode = lambda z, y=None: plain(z * toy.model.scale, y)
     _, images = next(samplers.sample_batches(toy, "gaussian", 10, 50))
     assert not images.requires_grad and isinstance(toy.model(Batch(images).x).z, Tensor)
+
+
+@pytest.mark.parametrize("sampler", ["gaussian", "gmm10", "second_stage", "rectified_flow"])
+def test_latents_that_are_not_finite_are_told(tmp_path: Path, sampler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(samplers, "STAGE_STEPS", 2)
+    subject = make_subject(tmp_path, Flat(ImageSpec(1, 1, 2), noise=float("inf")), mixture(50))
+    with pytest.raises(UserError, match="the latents of the training images are not all finite"):
+        draw(subject, sampler, 10)

@@ -125,3 +125,28 @@ def test_mistakes(tmp_path: Path) -> None:
     data = build(tmp_path)
     with pytest.raises(UserError, match=r"train.tar/a/\d+.png can't be decoded \(.*\): make its shard anew"):
         numbers(data)
+
+
+@pytest.mark.parametrize(
+    "text", ["200000000", "100000", str(10**30), "9" * 5000, "-1", "1.5", "cat", "", "1 2", "7" + " " * 40]
+)
+def test_a_class_is_a_number_that_there_may_be(tmp_path: Path, text: str) -> None:
+    write(tmp_path / "x.tar", range(30))
+    with tarfile.open(tmp_path / "x.tar", "a") as tar:
+        entry = tarfile.TarInfo("a/029.cls")
+        entry.size = len(text)
+        tar.addfile(entry, io.BytesIO(text.encode()))
+    with pytest.raises(UserError, match=r"x.tar: a/029.cls holds no number of a class, from 0 to 99,999"):
+        build(tmp_path)
+
+
+def test_an_index_of_classes_that_there_may_not_be_is_made_anew(tmp_path: Path) -> None:
+    write(tmp_path / "x.tar", range(30))
+    known = build(tmp_path)
+    (kept,) = (tmp_path / "own cache").glob("*.npz")
+    names, index = (np.load(kept)[name] for name in ("names", "index"))
+    for column, value in ((4, 200_000_000), (4, -7), (1, -1), (2, -1), (0, 1)):
+        changed = index.copy()
+        changed[0, column] = value
+        np.savez(kept, names=names, index=changed)
+        assert build(tmp_path).digest == known.digest

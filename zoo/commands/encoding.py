@@ -118,7 +118,7 @@ def run_score(arguments: argparse.Namespace) -> int:
     print(f"the oddest first ({what}mean squared error of the reconstruction, pixels in [0, 1])")
     for row in rows[:SHOWN]:
         numbers = f"{row['bound']:>12,.1f}  " if by_bound else "  "
-        print(f"{numbers}{row['mse']:.5f}  {printable(row['name'])}")
+        print(f"{numbers}{row['mse']:.5f}  {row['name']}")
     if len(rows) > SHOWN:
         where = f"all are in {printable(arguments.out)}" if ending else "--out scores.csv writes all"
         print(f"and {len(rows) - SHOWN:,} more: {where}")

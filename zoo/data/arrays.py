@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from zoo.data import decode
 from zoo.data.digests import digests_of
+from zoo.data.layout import CLASS_NUMBER, MOST_CLASSES
 from zoo.data.pixels import Size, resize
-from zoo.data.source import MOST_CLASSES, Images, Source, register_dataset
+from zoo.data.source import Images, Source, register_dataset
 from zoo.errors import UserError
+from zoo.memory import require
 
 CHUNK = 1000  # images that are turned into floats at once
 SPLITS = ("train", "test", "val")
@@ -34,13 +36,14 @@ def arrays(root: Path, size: Size | None, limit: int | None, *, scale: tuple[flo
     if not splits and ("images" in found or len(found) == 1):
         splits = {"": found.get("images", next(iter(found.values())))}
     if not {"", "train"} & splits.keys():
-        raise UserError(f"{root} holds the arrays {', '.join(found)}: call them {NAMES}")
+        held = f"the arrays {', '.join(found)}" if found else "no array"
+        raise UserError(f"{root} holds {held}: call them {NAMES}")
     images, counted = {}, 0
     for split, array in splits.items():
         prefix = f"{split}_" if split else ""
         known = found.get(f"{prefix}labels")
-        labels = None if known is None else _labels(known[:limit], f"{root}: {prefix}labels")
-        pixels = _pixels(array[:limit], scale, f"{root}: {prefix}images")
+        labels = None if known is None else _labels(known, limit, f"{root}: {prefix}labels")
+        pixels = _pixels(array, limit, scale, f"{root}: {prefix}images")
         if size is not None:
             pixels = resize(pixels, size)
         if labels is not None and len(labels) != len(pixels):
@@ -69,17 +72,26 @@ def _read(root: Path) -> dict[str, Any]:
         raise UserError(f"{root.absolute()} holds no .npy: data.root is to be a .npz, a .npy, or a folder of .npy")
     found: dict[str, Any] = {}
     for file in files:
-        if not file.is_file():
-            raise UserError(f"{file.absolute()} is no file: data.root is to be a .npz, a .npy, or a folder of .npy")
         try:
-            opened = np.load(file, mmap_mode="c")  # and no pickles, which run what code they like
-            found |= dict(opened) if isinstance(opened, np.lib.npyio.NpzFile) else {file.stem: opened}
-        except (OSError, ValueError, EOFError, MemoryError, zipfile.BadZipFile) as error:
-            raise UserError(f"{file.absolute()} is not a whole .npy or .npz of numbers ({error})") from None
-    for name, array in found.items():
-        if not isinstance(array, np.ndarray) or not array.ndim:
-            raise UserError(f"{root.absolute()}: {name} is no array of one dimension or more")
+            decode.size_of(file)
+            with np.errstate(over="ignore"):  # of a header that says more than there is
+                opened = np.load(file, mmap_mode="c")  # and no pickles, which run what code they like
+            found |= _members(file, opened) if isinstance(opened, np.lib.npyio.NpzFile) else {file.stem: opened}
+        except UserError:
+            raise
+        except Exception as error:  # a reader of a binary format fails in many ways on what is none
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"{file.absolute()} is not a whole .npy or .npz of numbers ({why})") from None
     return found
+
+
+def _members(file: Path, opened: np.lib.npyio.NpzFile) -> dict[str, Any]:
+    """Return the arrays of a .npz file, read into memory; what else is in it is passed over."""
+    assert opened.zip is not None
+    with opened:
+        size = sum(member.file_size for member in opened.zip.infolist())
+        require(size, f"{file.absolute()}", "save its arrays as a folder of .npy, which stay on the disk")
+        return {name: array for name, array in opened.items() if isinstance(array, np.ndarray)}
 
 
 def _digest(root: Path) -> str:
@@ -88,9 +100,10 @@ def _digest(root: Path) -> str:
     return " ".join(map(str, digests_of(folder, names).tolist()))
 
 
-def _pixels(array: Any, scale: tuple[float, float] | None, where: str) -> Tensor:
+def _pixels(array: Any, limit: int | None, scale: tuple[float, float] | None, where: str) -> Tensor:
     """Return uint8 `[N, C, H, W]`, without a copy of what is uint8 already."""
     kind = f"{array.dtype} {list(array.shape)}"
+    array = array[:limit] if array.ndim else array
     if array.ndim == 3:
         array = array[:, None]
     if array.ndim != 4 or not array.size:
@@ -106,6 +119,7 @@ def _pixels(array: Any, scale: tuple[float, float] | None, where: str) -> Tensor
     if not low <= least <= greatest <= high:
         what = f"data.scale is [{low:g}, {high:g}]" if scale else "data.scale is missing"
         raise UserError(f"{where} are floats from {least:g} to {greatest:g}, and {what}: give [least, greatest] of all")
+    require(array.size, f"{where} as 8 bits", "set data.limit")
     pixels = torch.empty(array.shape, dtype=torch.uint8)
     for start in range(0, len(array), CHUNK):
         part = torch.from_numpy(np.array(array[start : start + CHUNK], np.float32))
@@ -113,17 +127,19 @@ def _pixels(array: Any, scale: tuple[float, float] | None, where: str) -> Tensor
     return pixels
 
 
-def _labels(array: Any, where: str) -> Tensor:
+def _labels(array: Any, limit: int | None, where: str) -> Tensor:
     """Return classes, int64 `[N]`, or attributes, uint8 `[N, A]`."""
     kind = f"{array.dtype} {list(array.shape)}"
+    if array.ndim not in (1, 2) or array.dtype.kind not in "iub" or not array.size:
+        raise UserError(f"{where} are {kind}: they must be whole numbers from 0, [N], or attributes of 0 and 1, [N, A]")
+    array = array[:limit]
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
-    if array.ndim not in (1, 2) or array.dtype.kind not in "iub" or (array.size and array.min() < 0):
-        raise UserError(f"{where} are {kind}: they must be whole numbers from 0, [N], or attributes of 0 and 1, [N, A]")
+    least, greatest = int(array.min()), int(array.max())
     if array.ndim == 1:
-        if array.size and array.max() >= MOST_CLASSES:
-            raise UserError(f"{where} go up to {array.max()}: {MOST_CLASSES:,} classes are the most there can be")
+        if least < 0 or greatest >= MOST_CLASSES:
+            raise UserError(f"{where} go from {least:,} to {greatest:,}: each must be the {CLASS_NUMBER}")
         return torch.from_numpy(np.array(array, np.int64))
-    if array.size and array.max() > 1:
-        raise UserError(f"{where} go up to {array.max()}: attributes are 0 and 1")
+    if least < 0 or greatest > 1:
+        raise UserError(f"{where} go from {least:,} to {greatest:,}: attributes are 0 and 1")
     return torch.from_numpy(np.array(array, np.uint8))

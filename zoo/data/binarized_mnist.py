@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from zoo.data.cache import cache_folder, file_key
+from zoo.data.decode import size_of
 from zoo.data.source import Images, Source, register_dataset
 from zoo.errors import UserError
 
@@ -61,6 +62,7 @@ def rows(path: Path) -> np.ndarray:
     """
     kept = cache_folder() / f"{file_key(path.parent, [path.name], None)}.bits"
     with suppress(OSError):
+        size_of(kept)
         checksum, bits = np.split(np.frombuffer(kept.read_bytes(), np.uint8), [CHECKSUM])
         if len(bits) and len(bits) % (SIDE * SIDE // 8) == 0 and checksum.tobytes() == _checksum(bits.tobytes()):
             return np.unpackbits(bits).reshape(-1, SIDE * SIDE)

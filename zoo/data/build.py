@@ -78,7 +78,7 @@ class Data:
     def describe(self) -> str:
         """Return one line: "mnist: 60,000 train, 5,000 validation, 5,000 test images, 1 x 28 x 28"."""
         counts = f"{len(self.train):,} train, {len(self.val):,} validation, {len(self.test):,} test images"
-        title = self.name if self.title in ("", self.name) else f"{self.title} ({self.name})"
+        title = self.name if self.title in ("", self.name) else f"{printable(self.title)} ({self.name})"
         return f"{title}: {counts}, {' x '.join(map(str, self.train.shape))}"
 
     def describe_labels(self) -> str:
@@ -87,7 +87,7 @@ class Data:
         if self.train.labels is None or not names:
             return ""
         counts = self.class_counts(self.train)
-        shown = ", ".join(f"{name} {n:,}" for name, n in zip(names[:CLASSES_SHOWN], counts, strict=False))
+        shown = ", ".join(f"{printable(name)} {n:,}" for name, n in zip(names[:CLASSES_SHOWN], counts, strict=False))
         return shown + (f", and {len(names) - CLASSES_SHOWN:,} more" if len(names) > CLASSES_SHOWN else "")
 
     def class_counts(self, images: Images) -> list[int]:
@@ -117,10 +117,8 @@ def build_data(cfg: DataConfig, run: Membership | None = None, seed: int = 0) ->
     options = entry.defaults | check_options(f"data set {cfg.name!r}", signature_options(entry.target), cfg.options)
     root = cfg.root or Path(os.environ.get("DATA_ROOT") or "data")
     source = _load(entry, root.expanduser(), cfg, options)
-
-    for name in (*source.class_names, *source.attribute_names):
-        if not is_text(name):
-            raise UserError(f"{printable(name)} can be no class's name, nor an attribute's: it is no text in UTF-8")
+    title = cfg.title or source.title or cfg.name
+    _check_names(source, title, cfg.name)
 
     train, val, test = (
         _drawn(_first(images, cfg.limit), split, cfg, seed)
@@ -148,7 +146,7 @@ def build_data(cfg: DataConfig, run: Membership | None = None, seed: int = 0) ->
         source.attribute_names,
         source.factor_names,
         source.factor_sizes,
-        printable(cfg.title or source.title or cfg.name),
+        title,
         source.digest,
     )
     if not (len(train) and len(val) and len(test)):
@@ -179,6 +177,22 @@ def _load(entry: Entry[Callable[..., Source]], root: Path, cfg: DataConfig, opti
         if is_ours(entry.target):
             raise
         raise crash(f"data set {entry.name!r}: {name}", error, entry.target) from error
+
+
+def _check_names(source: Source, title: str, name: str) -> None:
+    """See that what a run writes down and shows, as its classes and its data, is text.
+
+    Raises:
+        UserError: naming what is none.
+    """
+    wanted = "must hold no zero byte, and nothing that UTF-8 has not"
+    kinds = {"class": source.class_names, "attribute": source.attribute_names, "factor": source.factor_names}
+    for kind, names in kinds.items():
+        for each in names:
+            if not is_text(str(each)):
+                raise UserError(f"data set {name!r} has the {kind} {printable(each)}: its name {wanted}")
+    if not is_text(title):
+        raise UserError(f"the data is called {printable(title)}, as its folder is: set data.title, which {wanted}")
 
 
 def _drawn(images: Images | None, split: str, cfg: DataConfig, seed: int) -> Images | None:

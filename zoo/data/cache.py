@@ -24,12 +24,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from filelock import FileLock
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, InstanceOf, NonNegativeInt
 from torch import Tensor
 
-from zoo.data.decode import Form, digest
+from zoo.data.decode import Form, digest, size_of
 from zoo.data.workers import decode_files
 from zoo.errors import UserError, warn
+from zoo.files import parse_json
 from zoo.memory import require
 
 VERSION = 2  # to be raised when the same files come to give other pixels
@@ -152,25 +153,25 @@ class _Header(BaseModel):
     model_config = ConfigDict(strict=True)
 
     shape: list[NonNegativeInt]
-    bad: dict[str, str]
+    bad: dict[InstanceOf[str], InstanceOf[str]]  # a file's name may be no UTF-8, which pydantic's own strings must be
     checksums: list[int]
 
     def fits(self, names: Sequence[str], form: Form) -> bool:
         """Say whether it is of these images, in this form."""
         right = [len(names) - len(self.bad), form.channels, form.height, form.width]
         chunks = math.ceil(math.prod(right) / CHUNK)
-        known = {_name(name) for name in self.bad} <= set(names)
-        return self.shape == right and len(self.checksums) == chunks and known
+        return self.shape == right and len(self.checksums) == chunks and self.bad.keys() <= set(names)
 
 
 def _read(stem: Path, names: Sequence[str], form: Form, verify: bool) -> Decoded | None:
     """Return a whole entry, or None for one that is absent or damaged."""
-    file = stem.with_suffix(".u8")
+    file, head = stem.with_suffix(".u8"), stem.with_suffix(".json")
     try:
-        header = _Header.model_validate_json(stem.with_suffix(".json").read_bytes())
-        shape, bad = header.shape, {_name(name): fault for name, fault in header.bad.items()}
+        size_of(head)
+        header = _Header.model_validate(parse_json(head.read_bytes(), str(head)))
+        shape, bad = header.shape, header.bad
         length = math.prod(shape)
-        if not header.fits(names, form) or file.stat().st_size != length:
+        if not header.fits(names, form) or size_of(file) != length:
             return None
         if not _holds(file, header.checksums, verify):
             warn(f"the decoded images in {file} are damaged, and decoded anew")
@@ -190,10 +191,11 @@ def _read(stem: Path, names: Sequence[str], form: Form, verify: bool) -> Decoded
 def read_digests(file: Path, count: int) -> Tensor | None:
     """Return int64 `[count]`, or None for a file that is absent or damaged."""
     try:
-        content = file.read_bytes()
+        if size_of(file) != 8 * count:
+            return None
+        return torch.from_numpy(np.fromfile(file, np.int64))
     except OSError:
         return None
-    return torch.from_numpy(np.frombuffer(content, np.int64).copy()) if len(content) == 8 * count else None
 
 
 def _checksums(file: Path) -> list[int]:
@@ -214,15 +216,6 @@ def _holds(file: Path, checksums: Sequence[int], verify: bool) -> bool:
     return True
 
 
-def _as_text(name: str) -> str:
-    """Write the name of a file, which need be no UTF-8, as text that JSON can hold."""
-    return name.encode("utf-8", "surrogateescape").decode("latin-1")
-
-
-def _name(text: str) -> str:
-    return text.encode("latin-1").decode("utf-8", "surrogateescape")
-
-
 def _remove(stem: Path) -> None:
     for ending in (".json", ".u8", ".digests", ".lock"):  # the header first: then there is no entry
         stem.with_suffix(ending).unlink(missing_ok=True)
@@ -231,15 +224,15 @@ def _remove(stem: Path) -> None:
 def _build(stem: Path, form: Form, build: Build) -> None:
     unfinished = stem.with_suffix(".partial")
     try:
-        unfinished.write_bytes(b"")  # one of a build that was killed may be there
+        unfinished.unlink(missing_ok=True)  # one of a build that was killed may be there
+        unfinished.write_bytes(b"")
         bad, digests = build(unfinished)
         checksums = _checksums(unfinished)
         unfinished.replace(stem.with_suffix(".u8"))
         unfinished.write_bytes(np.array(digests, np.int64).tobytes())
         unfinished.replace(stem.with_suffix(".digests"))
         shape = [len(digests), form.channels, form.height, form.width]
-        faults = {_as_text(name): _as_text(fault) for name, fault in bad.items()}
-        unfinished.write_text(json.dumps({"shape": shape, "bad": faults, "checksums": checksums}))
+        unfinished.write_text(json.dumps({"shape": shape, "bad": bad, "checksums": checksums}))
         unfinished.replace(stem.with_suffix(".json"))
     finally:
         unfinished.unlink(missing_ok=True)

@@ -5,10 +5,13 @@ Run as a script it is a worker of `zoo.data.workers`: it imports neither torch n
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import math
+import os
 import signal
+import stat
 import sys
 from hashlib import blake2b
 from pathlib import Path
@@ -22,6 +25,7 @@ ENDINGS = (
     *([".avif"] if AVIF else []),
 )
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", *(["AVIF"] if AVIF else []))  # and no other of Pillow's
+MOST_BYTES = 2**29  # of a picture's file: more than the pixels of the largest that Pillow opens
 
 _Turn = Image.Transpose
 SIDEWAYS = (_Turn.TRANSPOSE, _Turn.ROTATE_270, _Turn.TRANSVERSE, _Turn.ROTATE_90)
@@ -58,6 +62,53 @@ class BadImage(Exception):
 
 class TooSmall(ValueError):
     """The image is smaller than what is to be cut out of it."""
+
+
+class NotPlain(OSError):
+    """What a name leads to is a pipe, a socket or a device."""
+
+
+def size_of(file: str | Path) -> int:
+    """Return the bytes of a file that is to be read, or of the one that a link leads to.
+
+    Whoever opens a pipe may wait for ever, and a device may have no end.
+
+    Raises:
+        NotPlain: if it is no file.
+        OSError: if it is a folder, or not there.
+    """
+    found = os.stat(file)
+    if stat.S_ISDIR(found.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    if not stat.S_ISREG(found.st_mode):
+        raise NotPlain(errno.EINVAL, "it is no file, but a pipe, a socket or a device", str(file))
+    return found.st_size
+
+
+def content_of(file: str | Path) -> bytes:
+    """Read a picture's file.
+
+    Raises:
+        BadImage: if it is no file, or too large to be a picture's.
+        OSError: if it can't be read.
+    """
+    try:
+        size = size_of(file)
+    except NotPlain as error:
+        raise BadImage(error.strerror) from None
+    check_size(size)
+    with open(file, "rb") as stream:
+        return stream.read(size)
+
+
+def check_size(size: int) -> None:
+    """See that so many bytes can be a picture's.
+
+    Raises:
+        BadImage: if they are too many.
+    """
+    if size > MOST_BYTES:
+        raise BadImage(f"it has {size / 1e6:,.0f} MB, and a picture's file may have {MOST_BYTES / 1e6:,.0f}")
 
 
 def digest(stream: BinaryIO) -> int:
@@ -177,8 +228,8 @@ def decode_many(files: list[str], form: Form) -> tuple[bytes, dict[str, str], li
     bad: dict[str, str] = {}
     digests: list[int] = []
     for file in files:
-        content = Path(file).read_bytes()
         try:
+            content = content_of(file)
             good.append(decode(content, form))
             digests.append(digest(io.BytesIO(content)))
         except BadImage as error:

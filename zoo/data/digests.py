@@ -46,6 +46,7 @@ def digests_of(folder: Path, names: Sequence[str]) -> Tensor:
     digests = torch.empty(len(names), dtype=torch.int64)
     try:
         for i, name in enumerate(tqdm(names, desc=f"reading {folder.name}", unit=" files", disable=None)):
+            decode.size_of(folder / name)
             with open(folder / name, "rb") as stream:
                 digests[i] = decode.digest(stream)
     except OSError as error:

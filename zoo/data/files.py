@@ -36,9 +36,9 @@ class ImageFiles:
         """Return N."""
         return len(self.files)
 
-    def content(self, row: int) -> tuple[str, bytes]:
-        """Return what an image is called, and the bytes of its file."""
-        return self.files[row], Path(self.files[row]).read_bytes()
+    def content(self, row: int) -> bytes:
+        """Return the bytes of an image's file."""
+        return decode.content_of(self.files[row])
 
     def read(self, rows: Tensor) -> Tensor:
         """Decode the images at `rows`, int64 `[B]`: uint8 `[B, C, H, W]`.
@@ -48,8 +48,9 @@ class ImageFiles:
         """
         pixels = bytearray()
         for row in rows.tolist():
+            name = self.files[row]
             try:
-                name, content = self.content(row)
+                content = self.content(row)
                 pixels += decode.decode(content, self.form)
             except OSError as error:
                 raise UserError(str(error)) from None

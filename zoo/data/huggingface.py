@@ -17,7 +17,7 @@ from zoo.data import decode
 from zoo.data.cache import VERSION, kept
 from zoo.data.digests import Files
 from zoo.data.folder import DEFAULT_SIZE, Fit, Loaded, OnBadImage, check_bad, split_images, warn_of_twins
-from zoo.data.layout import SPLITS
+from zoo.data.layout import CLASS_NUMBER, MOST_CLASSES, SPLITS
 from zoo.data.pixels import Size, sides
 from zoo.data.source import Source, register_dataset
 from zoo.errors import UserError
@@ -101,8 +101,9 @@ def _decoded(path: str, parts: dict[str, Any], image: str, form: decode.Form, on
         digests: list[int] = []
         with out.open("wb") as file:
             bar = tqdm(_contents(parts, image), f"decoding {path}", count, unit=" images", disable=None)
-            for name, content in bar:
+            for name, stored in bar:
                 try:
+                    content = stored["bytes"] if stored["bytes"] is not None else decode.content_of(stored["path"])
                     file.write(decode.decode(content, form))
                     digests.append(decode.digest(io.BytesIO(content)))
                 except decode.BadImage as error:
@@ -117,21 +118,20 @@ def _decoded(path: str, parts: dict[str, Any], image: str, form: decode.Form, on
     return Loaded(pixels, torch.tensor(good), Files([names[i] for i in good], digests))
 
 
-def _contents(parts: dict[str, Any], image: str) -> Iterator[tuple[str, bytes]]:
+def _contents(parts: dict[str, Any], image: str) -> Iterator[tuple[str, dict[str, Any]]]:
     from datasets import Image
 
     for split, rows in parts.items():
         for i, row in enumerate(rows.select_columns(image).cast_column(image, Image(decode=False))):
-            stored = row[image] or {"bytes": b""}
-            yield f"{split}/{i}", stored["bytes"] if stored["bytes"] is not None else Path(stored["path"]).read_bytes()
+            yield f"{split}/{i}", row[image] or {"bytes": b""}
 
 
 def _labels(path: str, parts: dict[str, Any], label: str | None) -> Tensor | None:
     if label is None:
         return None
     values = [value for rows in parts.values() for value in rows[label]]
-    if not all(isinstance(value, int) and value >= 0 for value in values):
-        raise UserError(f"{path}: the column {label} must hold whole numbers from 0, one for each image")
+    if not all(isinstance(value, int) and 0 <= value < MOST_CLASSES for value in values):
+        raise UserError(f"{path}: the column {label} must hold the {CLASS_NUMBER}, for each image")
     return torch.tensor(values)
 
 

@@ -17,6 +17,8 @@ SPLITS = {
     **{"train": "train", "training": "train", "test": "test", "testing": "test"},
     **{"val": "val", "valid": "val", "validation": "val"},
 }
+MOST_CLASSES = 100_000
+CLASS_NUMBER = f"number of a class, from 0 to {MOST_CLASSES - 1:,}"
 
 
 def naturally(names: Iterable[str]) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,9 +10,7 @@ from pathlib import Path
 
 from zoo.data.decode import ENDINGS
 from zoo.errors import UserError, warn
-from zoo.texts import printable
 
-MOST_BYTES = 2**30  # of a picture's file
 ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".7z", ".rar")
 WHERE = " (data.root or DATA_ROOT says where to look)"
 
@@ -73,9 +70,6 @@ def list_images(folder: Path, recursive: bool, advice: str = WHERE) -> Found:
                 except FileNotFoundError:
                     found.dangling.append(path)
                     continue
-                if not stat.S_ISREG(file.st_mode) or file.st_size > MOST_BYTES:  # nobody would be done with reading it
-                    what = "more than a picture has" if stat.S_ISREG(file.st_mode) else "a pipe, a socket or a device"
-                    raise UserError(f"{printable(Path(at, name))} is no picture, but {what}: remove it")
                 if (file.st_dev, file.st_ino) not in seen:
                     seen.add((file.st_dev, file.st_ino))
                     found.names.append(path)

@@ -30,7 +30,7 @@ class Picture(NamedTuple):
     """A picture file.
 
     Attributes:
-        name: Its path within the folder that was named, or its file's name.
+        name: Its path within the folder that was named, or its file's name; bytes that are no UTF-8 by their numbers.
         file: Where it lies.
         named: Whether it was named itself, and not a folder that it lies in.
     """
@@ -58,7 +58,11 @@ def find_pictures(places: Sequence[Path]) -> list[Picture]:
         else:
             raise UserError(f"there is no picture, and no folder of pictures, {printable(place)}")
     taken: set[str] = set()
-    return [picture._replace(name=_unlike(picture.name, taken)) for picture in found]
+    return [picture._replace(name=_unlike(_text(picture.name), taken)) for picture in found]
+
+
+def _text(name: str) -> str:
+    return name.encode(errors="backslashreplace").decode()
 
 
 def _unlike(name: str, taken: set[str]) -> str:
@@ -111,7 +115,7 @@ def prepared(pictures: Sequence[Picture], form: Form, draw: str = "") -> Iterato
         good, pixels, numbers = [], bytearray(), []
         for picture in pictures[start : start + size]:
             try:
-                content = picture.file.read_bytes()
+                content = decode.content_of(picture.file)
                 pixels += decode.decode(content, form)
             except OSError as error:
                 raise UserError(f"{printable(picture.file)} can't be read: {error.strerror}") from None

@@ -21,11 +21,12 @@ from zoo.data.cache import cache_folder, file_key
 from zoo.data.digests import Files
 from zoo.data.files import ImageFiles
 from zoo.data.folder import DEFAULT_SIZE, Fit, warn_of_twins
-from zoo.data.layout import SPLITS
+from zoo.data.layout import CLASS_NUMBER, MOST_CLASSES, SPLITS
 from zoo.data.pixels import Size, sides
-from zoo.data.source import MOST_CLASSES, Images, Source, register_dataset
+from zoo.data.source import Images, Source, register_dataset
 from zoo.errors import UserError
 
+LONGEST = 32  # bytes of a number with the blanks around it
 COLUMNS = ("shard", "offset", "length", "digest", "label")  # of an index; a label of -1 is none
 
 
@@ -46,12 +47,13 @@ class ShardImages(ImageFiles):
         self.shards = shards
         self.index = index
 
-    def content(self, row: int) -> tuple[str, bytes]:
-        """Return a picture's name and bytes."""
+    def content(self, row: int) -> bytes:
+        """Return a picture's bytes."""
         shard, offset, length = self.index[row, :3].tolist()
+        decode.check_size(length)
         with self.shards[shard].open("rb") as file:
             file.seek(offset)
-            return self.files[row], file.read(length)
+            return file.read(length)
 
 
 @register_dataset("shards", "webdataset's .tar files of pictures in data.root, read where they lie")
@@ -65,7 +67,7 @@ def shards(
     anew. Pictures are drawn from all shards, and a resumed run repeats none. `channels` and `fit` are those of
     `image_folder`; a damaged picture ends the run that meets it.
     """
-    files = sorted(file for file in root.rglob("*.tar") if file.is_file())
+    files = sorted(root.rglob("*.tar"))
     if not files:
         raise UserError(f"no file in {root.absolute()} or its subfolders ends in .tar (gunzip what ends in .tar.gz)")
     names, index = _index(root, files)
@@ -106,19 +108,25 @@ def _index(root: Path, files: list[Path]) -> tuple[list[str], np.ndarray]:
     """Return the pictures' names and where they lie, from the cache's folder or else from the files."""
     kept = cache_folder() / f"{file_key(root, [file.relative_to(root).as_posix() for file in files], None)}.npz"
     # A damaged file is one of many errors, and read anew.
-    with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error), np.load(kept) as stored:
-        known, index = stored["names"], stored["index"]
+    with suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        decode.size_of(kept)
+        with np.load(kept) as stored:
+            known, index = stored["names"], stored["index"]
         whole = known.dtype.kind == "U" and index.dtype == np.int64 and index.shape == (len(known), len(COLUMNS))
-        if whole and np.isin(index[:, 0], range(len(files))).all():
+        if whole and _possible(index, len(files)):
             return known.tolist(), index
     names: list[str] = []
     rows: list[list[int]] = []
     for number, file in enumerate(tqdm(files, f"reading {root.name}", unit=" shards", disable=None)):
         try:
+            decode.size_of(file)
             with tarfile.open(file, "r:") as tar:
-                found = dict(_members(tar, number))
+                found = dict(_members(tar, number, file))
+        except UserError:
+            raise
         except (OSError, tarfile.TarError, ValueError) as error:
-            raise UserError(f"{file.absolute()} can't be read as an uncompressed .tar ({error})") from None
+            why = getattr(error, "strerror", None) or error
+            raise UserError(f"{file.absolute()} can't be read as an uncompressed .tar ({why})") from None
         names += [f"{file.relative_to(root).as_posix()}/{name}" for name in found]
         rows += found.values()
     index = np.array(rows, np.int64).reshape(-1, len(COLUMNS))
@@ -130,8 +138,19 @@ def _index(root: Path, files: list[Path]) -> tuple[list[str], np.ndarray]:
     return names, index
 
 
-def _members(tar: tarfile.TarFile, number: int) -> Iterable[tuple[str, list[int]]]:
-    """Yield a shard's pictures: name, and row of the index."""
+def _possible(index: np.ndarray, shards: int) -> bool:
+    """Say whether an index can be of so many shards."""
+    shard, offset, length, _, label = index.T
+    places = np.isin(shard, range(shards)) & (offset >= 0) & (length >= 0)
+    return bool((places & (label >= -1) & (label < MOST_CLASSES)).all())
+
+
+def _members(tar: tarfile.TarFile, number: int, file: Path) -> Iterable[tuple[str, list[int]]]:
+    """Yield a shard's pictures: name, and row of the index.
+
+    Raises:
+        UserError: if a class is no number that there may be.
+    """
     classes: dict[str, int] = {}
     pictures: dict[str, list[Any]] = {}
     for member in tar:
@@ -144,9 +163,9 @@ def _members(tar: tarfile.TarFile, number: int) -> Iterable[tuple[str, list[int]
         if member.name.lower().endswith(decode.ENDINGS):
             pictures[member.name] = [key, number, member.offset_data, member.size, decode.digest(stream)]  # type: ignore[arg-type]
         elif name.endswith(".cls"):
-            label = int(stream.read(32))
-            if not 0 <= label < MOST_CLASSES:
-                raise ValueError(f"{member.name} says {label}, and classes are 0 to {MOST_CLASSES - 1:,}")
-            classes[key] = label
+            text = stream.read(LONGEST)
+            if not re.fullmatch(rb"\s*[0-9]+\s*", text) or int(text) >= MOST_CLASSES or stream.read(1):
+                raise UserError(f"{file.absolute()}: {member.name} holds no {CLASS_NUMBER}")
+            classes[key] = int(text)
     for name, (key, *row) in pictures.items():
         yield name, [*row, classes.get(key, -1)]

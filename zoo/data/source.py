@@ -155,9 +155,6 @@ def _fault(pixels: object) -> str:
     return ""
 
 
-MOST_CLASSES = 100_000  # each has a name, and a column of its own in what a model is told
-
-
 @dataclass(frozen=True)
 class Source:
     """A data set's official splits; those that are None are cut from the others by `build_data`.

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
+from zoo.data.decode import size_of
 from zoo.data.layout import naturally
 from zoo.errors import UserError
 
@@ -28,16 +29,15 @@ def read_labels(table: Path, names: Sequence[str]) -> tuple[Tensor, tuple[str, .
     Raises:
         UserError: if the table can't be read, lacks an image, or says anything else of an attribute.
     """
-    if table.exists() and not table.is_file():  # a pipe would be waited for
-        raise UserError(f"data.labels: {table.absolute()} is no file")
     try:
+        size_of(table)
         with table.open(newline="", encoding="utf-8-sig") as lines:
             header, *rows = [[cell.strip() for cell in row] for row in csv.reader(lines) if row]
     except (OSError, ValueError, csv.Error) as error:
         why = getattr(error, "strerror", None) or "it is no text with a first line of column names"
         raise UserError(f"data.labels: {table.absolute()} can't be read: {why}") from None
     if "file" not in header or len(header) < 2:
-        raise UserError(f"the first line of {table} must name the columns file and label, or file and attributes")
+        raise UserError(f"{table} must begin with a line of columns' names: file and label, or file and attributes")
     at = header.index("file")
     said: dict[str, list[str]] = {}
     for number, row in enumerate(rows, 2):

@@ -211,7 +211,7 @@ def training_latents(subject: Subject) -> Tensor:
     """Return one draw of q(z|x) for each training image, float32 `[N, D]` on the CPU; a collective.
 
     Raises:
-        UserError: if the model's latents are no vectors.
+        UserError: if the model's latents are no vectors, or no finite numbers.
     """
 
     @torch.no_grad()
@@ -224,7 +224,13 @@ def training_latents(subject: Subject) -> Tensor:
                 "continuous vector per image: leave benchmark.samplers at [prior]"
             )
         batches = subject.batches(train, LATENT_BATCH)
-        return subject.gather({number: model(*batch).z.float() for number, batch in batches})
+        z = subject.gather({number: model(*batch).z.float() for number, batch in batches})
+        if not z.isfinite().all():
+            raise UserError(
+                "the latents of the training images are not all finite, so no density can be fitted to them: the "
+                "model's weights are too large, damaged or of a run that diverged"
+            )
+        return z
 
     return once(subject, "training latents", compute)
 

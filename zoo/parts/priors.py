@@ -45,18 +45,24 @@ class AutoregressivePrior(nn.Module):
         return -F.cross_entropy(logits.transpose(1, 2), indices, reduction="none").sum(1)
 
     def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw position by position: int64 `[n, P]`."""
+        """Draw position by position: int64 `[n, P]`.
+
+        Raises:
+            UserError: if the shares that it draws by are no finite numbers.
+        """
         device = self.position.device
         if torch.compiler.is_exporting():
             return self._drawn_in_a_loop(torch.rand(n, self.positions, device=device))
         indices = torch.zeros(n, 0, dtype=torch.long, device=device)
         for _ in range(self.positions):
             shares = self.logits(indices)[:, -1].softmax(1)
+            if not shares.isfinite().all():
+                raise UserError(
+                    "the learned prior's shares of the codes are not finite, so none can be drawn: its weights are too "
+                    "large, damaged or of a run that diverged"
+                )
             source = device if generator is None else generator.device
-            try:
-                drawn = torch.multinomial(shares.to(source), 1, generator=generator).to(device)
-            except RuntimeError:
-                raise UserError("the prior over codes has weights so large that its probabilities are none") from None
+            drawn = torch.multinomial(shares.to(source), 1, generator=generator).to(device)
             indices = torch.cat([indices, drawn], 1)
         return indices
 

@@ -88,6 +88,7 @@ def _labels(data: Data) -> list[str]:
     if not names or data.train.labels is None:
         return []
     counts = zip(*(data.class_counts(images) for images in data.splits.values()), strict=True)
+    names = tuple(map(printable, names))
     width = max(map(len, names))
     kind = "classes" if data.class_names else "attributes"
     lines = [f"{kind:<8} {len(names)}: how many images of {', '.join(data.splits)} have each"]
@@ -127,4 +128,4 @@ def _contents(images: Images) -> list[int]:
 
 
 def _name(images: Images, position: int) -> str:
-    return images.subset(torch.tensor([position])).names[0] if images.files else f"image {position:,}"
+    return printable(images.subset(torch.tensor([position])).names[0]) if images.files else f"image {position:,}"
