@@ -23,9 +23,7 @@ SPLIT_FILE = "split.safetensors"  # which pictures, by digest, are trained on, v
 CHECKPOINTS = "checkpoints"  # a folder for each step that was kept, and what points to the latest and the best
 PLUGINS_FOLDER = "plugins"  # copies of the files that its variant, net or data set came from
 # What a run draws, each as .png, and some as .webp too.
-PICTURES = (
-    *("reconstructions", "generated_samples", "training_losses", "interpolations", "latent_space", "traversals"),
-)
+PICTURES = ("reconstructions", "generated_samples", "training_losses", "interpolations", "latent_space", "traversals")
 WANDB_LOG = "debug-core.log"  # wandb's link to its service's log, which leads out, and which nobody here opens
 
 MOST_JSON = 20_000_000  # bytes

@@ -14,7 +14,6 @@ from zoo.errors import UserError
 from zoo.memory import require
 from zoo.texts import printable
 
-MOST_ROWS = 2**40  # of a tensor in any direction
 NUMBERS = {
     *(torch.half, torch.bfloat16, torch.float, torch.double),
     *(torch.bool, torch.uint8, torch.int8, torch.short, torch.int, torch.long),
@@ -34,20 +33,18 @@ def read_weights(path: Path, digest: str = "") -> dict[str, Tensor]:
     try:
         require(path.stat().st_size, f"the weights in {path}", "load them on a machine with more")
         tensors = load_file(path)
+        if digest not in ("", weights_digest(tensors)):
+            raise UserError(f"{path} is damaged: its weights are not those that were written")
+        for name, tensor in tensors.items():
+            if tensor.dtype not in NUMBERS:
+                raise UserError(f"{path} holds {printable(name)} as {tensor.dtype}, which no variant's weights are")
+            if not tensor.float().isfinite().all():
+                bad = f"the weights in {path} are not all finite ({printable(name)} is not)"
+                raise UserError(f"{bad}: it is damaged, or of a run that diverged")
     except UserError:
         raise
-    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:  # a type that torch has not, say
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:  # a type or size that torch has not
         raise UserError(f"{path} is damaged, or no file of safetensors ({type(error).__name__})") from None
-    if any(tensor.numel() == 0 and max(tensor.shape, default=0) > MOST_ROWS for tensor in tensors.values()):
-        raise UserError(f"{path} is damaged: it holds tensors of nothing that say they are large")
-    if digest not in ("", weights_digest(tensors)):
-        raise UserError(f"{path} is damaged: its weights are not those that were written")
-    for name, tensor in tensors.items():
-        if tensor.dtype not in NUMBERS:
-            raise UserError(f"{path} holds {printable(name)} as {tensor.dtype}, which no variant's weights are")
-        if not tensor.float().isfinite().all():
-            bad = f"the weights in {path} are not all finite ({printable(name)} is not)"
-            raise UserError(f"{bad}: it is damaged, or of a run that diverged")
     return tensors
 
 

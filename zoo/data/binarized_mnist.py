@@ -94,6 +94,8 @@ def _matlab(path: Path) -> np.ndarray | None:
 
     try:
         return loadmat(path, appendmat=False)["X"]
+    except MemoryError:
+        raise
     except Exception:  # a reader of a binary format fails in many ways on what is none
         return None
 

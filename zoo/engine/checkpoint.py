@@ -385,10 +385,16 @@ def load_state(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-    except Exception:  # a broken pickle raises anything
-        state = None
+    except OSError as error:
+        raise UserError(f"{path / 'state.pt'} can't be read: {error.strerror or error}") from None
+    except MemoryError:  # it says nothing of the file
+        raise
+    except Exception as error:  # a broken pickle raises anything
+        raise UserError(
+            f"{path / 'state.pt'} is damaged, or holds more than tensors and numbers ({type(error).__name__})"
+        ) from None
     if not isinstance(state, dict):
-        raise UserError(f"{path / 'state.pt'} is damaged, or holds more than tensors and numbers")
+        raise UserError(f"{path / 'state.pt'} is damaged: it holds {type(state).__name__}, and not a state by player")
     return state
 
 
