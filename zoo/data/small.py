@@ -77,5 +77,5 @@ def _torchvision(kind: str, root: Path, folder: str, train: bool) -> Any:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise UserError(
             f"{kind} was neither found whole in {(root / folder).absolute()} nor could it be downloaded ({reason}): "
-            f"put torchvision's {folder} in {root.absolute()}, or set data.root or DATA_ROOT to the folder that holds it"
+            f"put torchvision's {folder} in {root.absolute()}, or set data.root or DATA_ROOT to the folder it is in"
         ) from None

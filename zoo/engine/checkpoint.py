@@ -372,7 +372,7 @@ def _tensors(state: Any) -> Iterator[Tensor]:
 def pointed_to(pointer: Path) -> Path:
     """Return the checkpoint that `latest` or `best` stands for; the pointer itself where it stands for none."""
     if os.path.isfile(pointer) and not pointer.is_symlink():
-        name = pointer.read_bytes()[:100].decode(errors="replace").strip() if pointer.stat().st_size < 100 else ""
+        name = pointer.read_bytes().decode(errors="replace").strip() if pointer.stat().st_size < 100 else ""
         return pointer.with_name(name) if STEP.fullmatch(name) else pointer
     return Path(os.path.realpath(pointer))
 
