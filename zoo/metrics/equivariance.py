@@ -1,4 +1,4 @@
-"""Whether a latent grid turns with its image. Kouzelis et al. 2025 (EQ-VAE), arXiv:2502.09509, section 3.2."""
+"""Whether a latent grid turns with its image. Kouzelis et al. 2025 (EQ-VAE), arXiv:2502.09509."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EQ-VAE: latents that turn and shrink with their image. Kouzelis et al. 2025, arXiv:2502.09509, section 3.2.
+"""EQ-VAE: latents that turn and shrink with their image. Kouzelis et al. 2025, arXiv:2502.09509.
 
     loss = -log p(τ x | τ z) + β KL(q(z|x) || N(0, I)),   z ~ q(z|x)
     τ = R(θ) S(s) in a share `transformed` of the training steps, the identity in all others and in evaluation
@@ -10,11 +10,11 @@ what a second model, as the sampler `rectified_flow`, learns more easily. β is 
 running away; samples from N(0, I) are hardly any. The metric `equivariance` shows what is gained, `psnr` what it costs.
 Weights of diffusers' `AutoencoderKL` are taken over by `init_from` (net `ldm`, `out_activation: none`).
 
-Departs from the paper: it fine-tunes an autoencoder that has a perceptual distance and a discriminator, as `kl_gan`
-has, and this has neither. Sides of scaled grids are whole numbers up to the full one, which the authors' code leaves
-out; of the other steps, that code takes a quarter on scaled images that it encodes. A step of several processes or
-micro-batches has a τ in each. As there, a scaled image counts with the pixels that it has; in training recon and elbo
-are those of what was decoded, in evaluation those of the images.
+Departs from the paper, as its authors' code (github.com/zelaki/eqvae) has it: that fine-tunes an autoencoder that has a
+perceptual distance and a discriminator, as `kl_gan` has, and this has neither. Sides of scaled grids are whole numbers
+up to the full one, which the authors' code leaves out; of the other steps, that code takes a quarter on scaled images
+that it encodes. A step of several processes or micro-batches has a τ in each. As there, a scaled image counts with the
+pixels that it has; in training recon and elbo are those of what was decoded, in evaluation those of the images.
 """
 
 import math
