@@ -10,8 +10,8 @@ what a second model, as the sampler `rectified_flow`, learns more easily. β is 
 running away; samples from N(0, I) are hardly any. The metric `equivariance` shows what is gained, `psnr` what it costs.
 Weights of diffusers' `AutoencoderKL` are taken over by `init_from` (net `ldm`, `out_activation: none`).
 
-Departs from the paper, as its authors' code (github.com/zelaki/eqvae) has it: that fine-tunes an autoencoder that has a
-perceptual distance and a discriminator, as `kl_gan` has, and this has neither. Sides of scaled grids are whole numbers
+Departs from the paper: its authors' code (github.com/zelaki/eqvae) fine-tunes an autoencoder that has a perceptual
+distance and a discriminator, as `kl_gan` has, and this has neither. Sides of scaled grids are whole numbers
 up to the full one, which the authors' code leaves out; of the other steps, that code takes a quarter on scaled images
 that it encodes. A step of several processes or micro-batches has a τ in each. As there, a scaled image counts with the
 pixels that it has; in training recon and elbo are those of what was decoded, in evaluation those of the images.
