@@ -316,12 +316,21 @@ def test_what_memory_has_no_room_for_is_refused_before_it_is_taken(
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 10**6  # kilobytes
 
 
+@pytest.mark.parametrize(
+    "model",
+    [
+        "{name: dip_i, net: mlp, latent_dim: 60000}",  # a covariance of 14 GB
+        "{name: iwae, net: mlp, samples: 9223372036854775807}",
+        "{name: miwae, net: mlp, samples: 9223372036854775807}",  # times so many groups, more than any integer of torch
+        "{name: piwae, net: mlp, samples: 4000000000000000000}",
+    ],
+)
 def test_memory_that_the_system_refuses_is_told(
-    cli: Callable[..., tuple[int, str, str]], tiny: Path, tmp_path: Path
+    cli: Callable[..., tuple[int, str, str]], tiny: Path, tmp_path: Path, model: str
 ) -> None:
-    """What a loss makes on its way is not reckoned beforehand: here a covariance of 14 GB."""
+    """What a loss makes on its way is not reckoned beforehand."""
     with held_short(tmp_path):
-        code, _, error = cli("--config", tiny, "--dry-run", "model={name: dip_i, net: mlp, latent_dim: 60000}")
+        code, _, error = cli("--config", tiny, "--dry-run", f"model={model}")
     assert code == 2 and error.count("\n") == 1
     assert "error: the run takes more memory than there is: choose a smaller batch_size" in error
 

@@ -306,3 +306,20 @@ def test_links_out_of_a_run_are_neither_read_nor_written_through(name: str, undi
         with pytest.raises(UserError, match=f"{path} is a link to {outside}, out of the run's folder: remove it"):
             use()
     assert list(outside.iterdir()) == [] if outside.is_dir() else outside.read_text() == "precious"
+
+
+def test_a_link_that_may_not_be_followed_is_told(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "handed"
+    shutil.copytree(undisturbed, out, symlinks=True)
+    (out / "there").symlink_to("/")
+
+    def forbidden(path: Path) -> str:
+        if Path(path).name == "there":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return os.path.abspath(path)
+
+    monkeypatch.setattr(os.path, "realpath", forbidden)
+    with pytest.raises(UserError, match=r"there is a link that can't be followed \(Permission denied\): remove it"):
+        zoo.load(out)

@@ -691,12 +691,19 @@ def test_a_run_may_start_from_anothers_weights(
     assert "init    5 of 10 tensors" in said and "to_mu.weight [5, 16] (there [3, 16])" in said
 
 
-def test_weights_that_fit_nothing_and_modules_that_are_not_there(trained: Path, tmp_path: Path) -> None:
+def test_weights_that_fit_nothing_and_modules_that_are_not_there(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(UserError, match="init_from: nothing in .* fits PlainVAE, by name and shape"):
         model = {"name": "conv", "net": "conv", "base_channels": 3, "latent_dim": 7}
         run(make_config(tmp_path / "r", init_from=str(trained), model=model, data={"name": "digits", "size": 16}))
     with pytest.raises(UserError, match="there is no trained model in"):
         run(make_config(tmp_path / "r", init_from=str(tmp_path)))
+    with monkeypatch.context() as context:  # "/" is no run's folder either, and all below it are not looked through
+        context.setattr(os, "walk", lambda top: pytest.fail(f"{top} is walked"))
+        for use in (zoo.load, evaluate_run, lambda out: run(make_config(tmp_path / "r", init_from=str(out)))):
+            with pytest.raises(UserError, match="there is no trained model in|holds no run"):
+                use(tmp_path)
     with pytest.raises(UserError, match=r"freeze names 'encoding', which is no module .* Did you mean 'encoder'"):
         run(make_config(tmp_path / "r", freeze=["encoding"]))
 

@@ -131,6 +131,18 @@ def is_of_a_run(config: Path) -> bool:
     )
 
 
+def real_path(link: Path) -> Path:
+    """Return what a link leads to in the end.
+
+    Raises:
+        UserError: if somebody else's folder is on the way.
+    """
+    try:
+        return Path(os.path.realpath(link))
+    except OSError as error:
+        raise UserError(f"{link} is a link that can't be followed ({error.strerror}): remove it") from None
+
+
 def see_that_it_is_plain(out: Path) -> None:
     """See that a run's folder holds plain files and folders, since somebody may have handed it over.
 
@@ -151,7 +163,7 @@ def see_that_it_is_plain(out: Path) -> None:
             if stat.S_ISLNK(mode):
                 if name == WANDB_LOG and "wandb" in path.relative_to(out).parts:
                     continue
-                target = Path(os.path.realpath(path))
+                target = real_path(path)
                 if target.is_symlink():
                     raise UserError(f"{path} is a link that leads back to itself: remove it")
                 if not target.is_relative_to(inside):

@@ -17,8 +17,9 @@ MAKERS: tuple[Callable[..., Any], ...] = (
     *(torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn),
     *(torch.arange, torch.linspace, torch.eye),
 )
-# Words of what torch says where the system gives it nothing, and where a tensor would have more than 2^63 numbers.
-REFUSALS = ("DefaultCPUAllocator", "multiplication overflow")
+# Words of what torch and Python say where the system gives them nothing, and where a side or a tensor would have more
+# than 2^63 numbers.
+REFUSALS = ("DefaultCPUAllocator", "multiplication overflow", "Overflow when unpacking", "index-sized integer")
 
 
 def available() -> int:
@@ -100,7 +101,7 @@ def telling(what: str, advice: str) -> Iterator[None]:
         yield
     except (MemoryError, torch.OutOfMemoryError):
         pass
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, OverflowError) as error:
         if not any(words in str(error) for words in REFUSALS):
             raise
     else:

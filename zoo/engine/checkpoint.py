@@ -33,7 +33,16 @@ from zoo.base import SYMMETRIC, UNIT, BaseVAE, ImageSpec
 from zoo.config import ModelConfig
 from zoo.engine.sharding import put_together
 from zoo.errors import DiskFull, PluginError, UserError, warn
-from zoo.files import CHECKPOINTS, MODEL_FILE, PLUGINS_FOLDER, parse_json, read_json, see_that_it_is_plain, sync_folder
+from zoo.files import (
+    CHECKPOINTS,
+    MODEL_FILE,
+    PLUGINS_FOLDER,
+    parse_json,
+    read_json,
+    real_path,
+    see_that_it_is_plain,
+    sync_folder,
+)
 from zoo.models import create
 from zoo.records import read_progress
 from zoo.registry import load_plugin
@@ -121,14 +130,14 @@ def weights_file(run: Path) -> Path:
     Raises:
         UserError: if there is none, or the run's folder has links that lead out of it.
     """
-    if os.path.isdir(run):  # no error if the name is longer than any may be
-        see_that_it_is_plain(run)
     candidates = (
         [run] if os.path.isfile(run) else [run / MODEL_FILE, pointed_to(run / CHECKPOINTS / "latest") / MODEL_FILE]
     )
     path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
     if path is None:
         raise UserError(f"there is no trained model in {run}: looked for {MODEL_FILE} and for checkpoints/latest")
+    if path != run:
+        see_that_it_is_plain(run)
     return path
 
 
@@ -374,7 +383,7 @@ def pointed_to(pointer: Path) -> Path:
     if os.path.isfile(pointer) and not pointer.is_symlink():
         name = pointer.read_bytes().decode(errors="replace").strip() if pointer.stat().st_size < 100 else ""
         return pointer.with_name(name) if STEP.fullmatch(name) else pointer
-    return Path(os.path.realpath(pointer))
+    return real_path(pointer)
 
 
 def load_state(path: Path) -> dict[str, Any]:

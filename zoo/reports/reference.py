@@ -42,10 +42,10 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: if it isn't finished, or its files can't be read.
     """
-    see_that_it_is_plain(folder)
     path = folder / RESULTS_FILE
     if not path.is_file():
         raise UserError(f"{folder} is no finished run: there is no {RESULTS_FILE} in it")
+    see_that_it_is_plain(folder)
     try:
         values = read_json(path)
     except UserError as error:
