@@ -22,6 +22,7 @@ from zoo.models import create
 from zoo.options import check_options, signature_options
 from zoo.records import Metric, Results
 from zoo.reports import reference
+from zoo.reports.papers import Attempt
 from zoo.reports.reference import Run, Table, compare_all, load_references, read_run, unmet
 
 EPOCHS = [163.2387, 120.6043, 114.2044, 111.3464, 109.6627]
@@ -239,6 +240,14 @@ def test_a_score_is_compared_only_under_its_own_protocol() -> None:
     for other in ({"n": 20}, {"sampler": "gmm10"}, {"unit": "nats"}):
         assert compare_all([published], [run(**other)]) == []
     assert unmet(published, Run(Path(), run().results, {})) == "it needs model.net rae, and the run has no such setting"
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_difference_in_percent_has_the_sign_of_the_difference(sign: int) -> None:
+    table = next(each.table for each in load_references() if each.table.tolerance)
+    published = reference.Reference("v", (sign * 100.0,), table)
+    assert reference.Comparison(published, (sign * 100.0 + 2,)).worst == pytest.approx(0.02)
+    assert Attempt("row", published, {0: (sign * 100.0 - 2,)}).cells[2] == "-2.00 (-2.0 %)"
 
 
 def test_facts_are_never_compared() -> None:

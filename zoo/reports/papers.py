@@ -63,7 +63,8 @@ class Attempt:
             obtained = (
                 f"{mean:.2f} ± {stdev(last):.2f} ({len(last)} seeds)" if len(last) > 1 else f"{mean:.2f} (1 seed)"
             )
-            difference = f"{mean - self.published:+.2f} ({100 * (mean / self.published - 1):+.1f} %)"
+            by = mean - self.published
+            difference = f"{by:+.2f} ({100 * by / abs(self.published):+.1f} %)"
         published = f"{self.published:.2f}" + (f" ± {sd:.2f}" if sd else "")
         return [published, obtained, difference, self.verdict]
 

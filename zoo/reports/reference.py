@@ -140,8 +140,9 @@ class Comparison:
 
     @property
     def differences(self) -> list[float]:
-        """Relative differences, ours above the published ones."""
-        return [ours / published - 1 for published, ours in zip(self.reference.values, self.ours, strict=True)]
+        """Relative differences: positive where ours are above the published ones, also below zero."""
+        pairs = zip(self.reference.values, self.ours, strict=True)
+        return [(ours - published) / abs(published) for published, ours in pairs]
 
     @property
     def worst(self) -> float:

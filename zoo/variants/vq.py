@@ -11,8 +11,8 @@ each code follow the mean of the vectors that chose it. Codes that nothing choos
     gradient: sim         e = W c + b, c the random codes, W and b learned. Zhu et al. 2024 (SimVQ), arXiv:2411.02038
 
 The prior over codes, which samples are drawn from, is a small causal transformer and the second player; with it,
-log p(x) >= log p(x|e) + log p(codes), as the posterior is a point. Digits want `recon: bce`: squared errors of a sigmoid
-hardly move pixels that are black, and the decoder may stay with an image that is black all over.
+log p(x) >= log p(x|e) + log p(codes), as the posterior is a point. Digits want `recon: bce`: squared errors of a
+sigmoid hardly move pixels that are black, and the decoder may stay with an image that is black all over.
 
 Logs:
     commitment: |z - sg[e]|^2, before its weight.
