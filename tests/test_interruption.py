@@ -17,9 +17,11 @@ import yaml
 from tests.runs import ROOT, settings
 from zoo import interruption
 
-# Says when the program's own first line is about to be reached: what Python does before that is not ours.
+# Says when the program's own first line is about to be reached: what Python does before that is not ours. Tests that a
+# shell started in its background have inherited that interrupts are ignored; this program hasn't.
 START = (
-    "import runpy, sys, zoo.interruption; print('up', flush=True); sys.argv = sys.argv[1:]; "
+    "import runpy, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "import zoo.interruption; print('up', flush=True); sys.argv = sys.argv[1:]; "
     "runpy.run_path('run.py', run_name='__main__')"
 )
 EARLIEST = 0.1  # seconds after that

@@ -62,9 +62,10 @@ def evaluate_run(
         UserError: if the folder holds no finished run, or not the weights, or a setting would make it another run.
         Undelivered: if a metric that was asked for could not be computed.
     """
+    if os.path.lexists(out / CONFIG_FILE):
+        see_that_it_is_plain(out)
     if not os.path.isfile(out / CONFIG_FILE):
         raise UserError(f"{out} holds no run: there is no {CONFIG_FILE} in it")
-    see_that_it_is_plain(out)
     if not (out / MODEL_FILE).is_file():
         raise UserError(f"the run in {out} is not finished: there is no {MODEL_FILE} in it; go on with --resume")
     trained = load_config(out / CONFIG_FILE)

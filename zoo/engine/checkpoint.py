@@ -130,14 +130,14 @@ def weights_file(run: Path) -> Path:
     Raises:
         UserError: if there is none, or the run's folder has links that lead out of it.
     """
+    if any(os.path.lexists(run / name) for name in (MODEL_FILE, CHECKPOINTS)):  # not all of a disk that holds no run
+        see_that_it_is_plain(run)
     candidates = (
         [run] if os.path.isfile(run) else [run / MODEL_FILE, pointed_to(run / CHECKPOINTS / "latest") / MODEL_FILE]
     )
     path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
     if path is None:
         raise UserError(f"there is no trained model in {run}: looked for {MODEL_FILE} and for checkpoints/latest")
-    if path != run:
-        see_that_it_is_plain(run)
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +44,10 @@ def read_run(folder: Path) -> Run:
         UserError: if it isn't finished, or its files can't be read.
     """
     path = folder / RESULTS_FILE
+    if os.path.lexists(path):
+        see_that_it_is_plain(folder)
     if not path.is_file():
         raise UserError(f"{folder} is no finished run: there is no {RESULTS_FILE} in it")
-    see_that_it_is_plain(folder)
     try:
         values = read_json(path)
     except UserError as error:
