@@ -56,7 +56,7 @@ def assert_one_sentence(code: int, out: str, err: str) -> None:
     assert ("interrupted; to go on: python run.py" in err) != ("stopped at step" in out), (out, err)
 
 
-@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2))])
 def test_an_interrupt_at_a_random_moment_is_one_sentence(part: int, tmp_path: Path) -> None:
     seconds = random.Random(part + int(time.time())).uniform(0, 6) * (part + 1) / 3
     assert_one_sentence(*interrupted(EARLIEST + seconds, "--config", config(tmp_path)))
