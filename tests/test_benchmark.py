@@ -212,6 +212,9 @@ def test_a_metric_that_fails_loses_nothing(
     assert "warning: no picky: no such luck" in err
     assert "warning: no codebook: 'mlp' has no codebook" in err, "which is no fault: there is none to be measured"
     assert {"elbo", "psnr", "mse"} <= read_results(out)["metrics"].keys()
+    for again in (False, True):  # once more only if it is asked for
+        evaluate_run(out, ["benchmark.metrics=[codebook]"], again=again)
+        assert ("codebook: does not apply, says" in capsys.readouterr().out) != again
 
 
 def test_what_every_run_reports_must_come_out(tmp_path: Path, calls: list[str]) -> None:

@@ -43,14 +43,18 @@ def asked_for(config: Config, metrics: Sequence[str]) -> list[tuple[Entry[Any], 
     ]
 
 
+NOT_APPLICABLE = " n/a"  # after the digest of what a metric was tried on
+
+
 def benchmark(
     out: Path, subject: Subject, metrics: Sequence[str], again: bool = False, elsewhere: str | None = None
 ) -> list[str]:
     """Compute metrics and add them to the run's `results.json`, each as soon as it is there.
 
-    A metric is skipped if the results hold it already, from the same weights and settings; a metric that can't be
-    computed (weights missing, too few images, a mistake in a plugin) is named with its reason, and the others still
-    come out. One of `EVERY_RUN` must come out. A collective; only the first process looks into the folder.
+    A metric is skipped if the results hold it already, or say that it does not apply, from the same weights and
+    settings; one that can't be computed (weights missing, too few images, a mistake in a plugin) is named with its
+    reason, and the others still come out. One of `EVERY_RUN` must come out. A collective; only the first process looks
+    into the folder.
 
     Args:
         out: The run's folder, with its weights in it.
@@ -76,14 +80,15 @@ def benchmark(
         key = _key(weights, config, entry.name)
         results = read_results(out, elsewhere) if main else {}
         done, taken = results.get("benchmarked", {}), set(results.get("metrics", {}))
-        if entry.name in done:  # then its own rows are among them
+        if not done.get(entry.name, NOT_APPLICABLE).endswith(NOT_APPLICABLE):  # then its own rows are among them
             taken = set()
         lacks_its_row = entry.name in EVERY_RUN and entry.name not in results.get("metrics", {})
-        known = done.get(entry.name) == key and not again and not lacks_its_row
+        known = done.get(entry.name) in (key, key + NOT_APPLICABLE) and not again and not lacks_its_row
         there, taken = broadcast_object_list([known, taken])
         if there:
             if main:
-                print(f"{entry.name}: already in {printable(out / RESULTS_FILE)}; --again computes it anew")
+                how = "already in" if done[entry.name] == key else "does not apply, says"
+                print(f"{entry.name}: {how} {printable(out / RESULTS_FILE)}; --again computes it anew")
             continue
         try:
             scores = _scores(entry, subject, options, taken)
@@ -94,6 +99,9 @@ def benchmark(
                 warn(f"no {entry.name}: {error}")
             if not isinstance(error, DoesNotApply):
                 failed.append(entry.name)
+            elif main:
+                found = subject.notes | {"benchmarked": done | {entry.name: key + NOT_APPLICABLE}}
+                write_results(out, found, elsewhere)
             continue
         if main:
             rows = {name: {k: v for k, v in asdict(score).items() if v is not None} for name, score in scores.items()}
