@@ -730,6 +730,17 @@ class TestCelebA:
         with pytest.raises(UserError, match=r"can't be downloaded \(quota exceeded\): put "):
             build("celeba", tmp_path)
 
+    @pytest.mark.parametrize("download", [False, True])
+    def test_no_file_is_blamed_for_the_machines_lack_of_memory(
+        self, download: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def load(root: Path, train: bool, download: bool, refused: bool = download) -> None:
+            raise MemoryError if download == refused else RuntimeError("Dataset not found")
+
+        monkeypatch.setattr("torchvision.datasets.MNIST", load)
+        with pytest.raises(MemoryError):
+            build("mnist", tmp_path)
+
     @pytest.mark.skipif("DATA_ROOT" not in os.environ, reason="DATA_ROOT, with real CelebA photographs, is not set")
     def test_real_celeba(self) -> None:
         data = build("celeba", limit=300)

@@ -708,10 +708,22 @@ def test_a_loss_that_needs_a_whole_batch_is_given_one() -> None:
         rehearse(Needy(ImageSpec(1, 4, 4)), CPU, images=8)
 
 
-def test_a_model_that_can_not_be_copied_is_let_through() -> None:
+def test_a_model_that_can_not_be_copied_is_let_through_and_that_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     model = StubVAE(ImageSpec(1, 4, 4))
     model.kept = model.encoder(torch.zeros(1, 16))
     rehearse(model, CPU)
+    said = capsys.readouterr().err
+    assert said.startswith("warning: StubVAE can't be copied (Only Tensors created explicitly by the user")
+    assert said.endswith("so it is not tried out before it is trained\n") and said.count("\n") == 1
+
+
+def test_a_copy_that_memory_has_no_room_for_is_not_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(model: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("copy.deepcopy", refused)
+    with pytest.raises(MemoryError):
+        rehearse(StubVAE(ImageSpec(1, 4, 4)), CPU)
 
 
 def test_a_mistake_of_the_zoos_own_is_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

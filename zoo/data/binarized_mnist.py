@@ -6,6 +6,7 @@ One Bernoulli draw of each grey digit, once for all: 50,000 + 10,000 + 10,000 im
 
 from __future__ import annotations
 
+import io
 import os
 import zlib
 from contextlib import suppress
@@ -70,7 +71,7 @@ def rows(path: Path) -> np.ndarray:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} can't be read: {error.strerror}") from None
-    found = _matlab(path) if content.startswith(b"MATLAB") else _text(content)
+    found = _matlab(content) if content.startswith(b"MATLAB") else _text(content)
     if found is None or not found.size or found.size % (SIDE * SIDE) or found.max() > 1:
         raise UserError(
             f"{path} is damaged, or not binarized_mnist: it must hold 784 numbers of 0 and 1 for each image"
@@ -89,11 +90,11 @@ def _checksum(content: bytes) -> bytes:
     return zlib.crc32(content).to_bytes(CHECKSUM, "little")
 
 
-def _matlab(path: Path) -> np.ndarray | None:
+def _matlab(content: bytes) -> np.ndarray | None:
     from scipy.io import loadmat
 
     try:
-        return loadmat(path, appendmat=False)["X"]
+        return loadmat(io.BytesIO(content))["X"]
     except MemoryError:
         raise
     except Exception:  # a reader of a binary format fails in many ways on what is none

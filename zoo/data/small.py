@@ -67,12 +67,16 @@ def _torchvision(kind: str, root: Path, folder: str, train: bool) -> Any:
     load = getattr(datasets, kind)
     try:
         return load(root, train=train, download=False)
+    except MemoryError:
+        raise
     except Exception:  # absent, or half written by a process that is downloading it: both end below
         pass
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{kind}.lock"):
             return load(root, train=train, download=True)
+    except MemoryError:
+        raise
     except Exception as error:  # torchvision raises what its many ways of downloading raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
         raise UserError(

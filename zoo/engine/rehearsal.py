@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from zoo.base import PARTS, BaseVAE, Batch, VAEOutput, random_batch
 from zoo.config import PlayerOptimizer
-from zoo.errors import PluginError, UserError, crash, is_ours, place
+from zoo.errors import PluginError, UserError, crash, is_ours, place, warn
 
 IMAGES = 4  # BatchNorm needs two, and a loss that compares two halves of a batch two of each
 
@@ -150,7 +150,11 @@ def _try_out(model: BaseVAE, device: torch.device, precision: str, images: int) 
     with _random_states_kept(device):
         try:
             understudy = copy.deepcopy(model)
-        except Exception:  # a tensor computed from a parameter, such as torch's old weight_norm keeps, can't be copied
+        except MemoryError:
+            raise
+        except Exception as error:  # as of a tensor computed from a parameter, such as torch's old weight_norm keeps
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            warn(f"{type(model).__name__} can't be copied ({reason}), so it is not tried out before it is trained")
             return
         torch.manual_seed(0)  # the same noise on every rank
         x, y = random_batch(model.image, images)
