@@ -26,6 +26,7 @@ from zoo.registry import Entry
 from zoo.texts import printable
 
 EVERY_RUN = ("loss", "psnr")
+NOT_APPLICABLE = " n/a"  # stands after the digest of what a metric was tried on
 
 
 def asked_for(config: Config, metrics: Sequence[str]) -> list[tuple[Entry[Any], dict[str, Any]]]:
@@ -41,9 +42,6 @@ def asked_for(config: Config, metrics: Sequence[str]) -> list[tuple[Entry[Any], 
         (entry, check_options(f"metric {entry.name!r}", signature_options(entry.target), options))
         for entry, options in wanted
     ]
-
-
-NOT_APPLICABLE = " n/a"  # after the digest of what a metric was tried on
 
 
 def benchmark(

@@ -129,9 +129,9 @@ class LogisticMixture(Likelihood):
         x = (2 * (x - self.low) / self.width - 1)[:, None]  # [B, 1, C, H, W], in [-1, 1]
         half = 1 / (LEVELS - 1)  # of the step from one level to the next
         centred, inverse = x - self._following(m, a, x), (-log_s).exp()
-        up_to = F.logsigmoid((centred + half) * inverse)  # log F of the level's upper end
-        from_on = F.logsigmoid((half - centred) * inverse)  # log(1 - F) of its lower end
-        # log(F(above) - F(below)) = log F(above) + log F(-below) + log(1 - exp(below - above)), whatever their size
+        up_to = F.logsigmoid((centred + half) * inverse)  # log F(b) of the level's upper end
+        from_on = F.logsigmoid((half - centred) * inverse)  # log(1 - F(a)) of its lower end
+        # log(F(b) - F(a)) = log F(b) + log(1 - F(a)) + log(1 - exp(a - b)), whatever their size
         inside = up_to + from_on + (-torch.expm1(-2 * half * inverse)).log()
         first, last = x < half - 1, x > 1 - half
         log_p = torch.where(first, up_to, torch.where(last, from_on, inside))

@@ -47,11 +47,16 @@ class Attempt:
         return [fmean(values) for values in zip(*self.ours.values(), strict=True)]
 
     @property
+    def comparison(self) -> Comparison:
+        """Of ours with what is published."""
+        return Comparison(self.reference, tuple(self.means))
+
+    @property
     def verdict(self) -> str:
         """In a word or two."""
         if not self.ours:
             return self.fault or "not run"
-        return "within" if Comparison(self.reference, tuple(self.means)).within else "outside"
+        return "within" if self.comparison.within else "outside"
 
     @property
     def cells(self) -> list[str]:
@@ -63,8 +68,7 @@ class Attempt:
             obtained = (
                 f"{mean:.2f} ± {stdev(last):.2f} ({len(last)} seeds)" if len(last) > 1 else f"{mean:.2f} (1 seed)"
             )
-            by = mean - self.published
-            difference = f"{by:+.2f} ({100 * by / abs(self.published):+.1f} %)"
+            difference = f"{mean - self.published:+.2f} ({100 * self.comparison.differences[-1]:+.1f} %)"
         published = f"{self.published:.2f}" + (f" ± {sd:.2f}" if sd else "")
         return [published, obtained, difference, self.verdict]
 
