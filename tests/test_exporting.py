@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import zoo
-from tests.runs import SMALLER, make_config, run, small
+from tests.runs import NEEDED, SMALLER, make_config, run, small
 from zoo import exporting
 from zoo.base import PARTS, SYMMETRIC, VARIANTS, BaseVAE, ImageSpec, VAEOutput, random_batch
 from zoo.errors import Undelivered, UserError
@@ -35,7 +35,7 @@ def of_variant(name: str, image: ImageSpec | None = None, **options: Any) -> Bas
     known = model_options(name, options)
     options = {
         key: value for key, value in {**SMALLER, "base_channels": 8, "latent_dim": 3}.items() if key in known
-    } | options
+    } | (NEEDED.get(name, {}) | options)
     own = preferred_range(name, options)
     model = create(name, image or ImageSpec(1, 16, 16, own, classes=3, train_size=50), **options)
     for weight in model.state_dict().values():
