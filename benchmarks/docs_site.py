@@ -17,7 +17,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("CONTRIBUTING.md", "CHANGELOG.md")  # and all of benchmarks/results that is linked to
-RESULTS = ("*.md", "*.png", "*.yaml", "*.html", "*.csv", "*.json")
+RESULTS = ("*.md", "*.png", "*.webp", "*.yaml", "*.html", "*.csv", "*.json")
 LINK = re.compile(r"(\]\()([^)\s:#]+)((?:#[^)\s]*)?\))")
 CODE = re.compile(r"^```.*?^```$", re.M | re.S)
 

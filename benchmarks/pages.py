@@ -1,4 +1,4 @@
-"""A page per variant, from its code and a leaderboard's runs: `python -m benchmarks.pages benchmarks/results/zoo`.
+"""A page per variant, from its code and the runs of leaderboards: `python -m benchmarks.pages FOLDER...`.
 
 Writes `docs/variants/NAME.md` (equation, departures, options, logged terms, command, numbers, pictures) for every
 registered variant, and an index.
@@ -24,27 +24,27 @@ INDEX_METRICS = ("fd_lenet", "fd_lenet@gmm10", "nll", "elbo", "psnr")
 HEAD = "<!-- written by `python -m benchmarks.pages`: edit the variant's own file instead -->"
 
 
-def page_texts(results: Path, out: Path) -> dict[str, str]:
+def page_texts(results: Sequence[Path], out: Path) -> dict[str, str]:
     """Return the text of a page for each registered variant, and of `README.md`, the index, by file name.
 
     Args:
-        results: A published leaderboard's folder.
+        results: The folders of published leaderboards, the index's first.
         out: Where the pages will lie: links count from there.
 
     Raises:
-        UserError: if there is no run below `results`.
+        UserError: if there is no run below one of `results`.
     """
-    runs, _ = find_runs(results)
-    boards = build_boards(runs, [])
-    for row in (row for board in boards for row in board.rows):
+    boards = [(board, link(folder, out)) for folder in results for board in build_boards(find_runs(folder)[0], [])]
+    for row in (row for board, _ in boards for row in board.rows):
         row.links = {run.results.seed: link(run.folder / CONFIG_FILE, out) for run in row.runs}
     pages = [document(entry.name) for entry in VARIANTS]
-    texts = {f"{page.name}.md": page_text(page, boards, out, link(results, out)) for page in pages}
-    return texts | {"README.md": index_text(pages, boards, link(results, out))}
+    texts = {f"{page.name}.md": page_text(page, boards, out) for page in pages}
+    first = link(results[0], out)
+    return texts | {"README.md": index_text(pages, [board for board, folder in boards if folder == first], first)}
 
 
-def page_text(page: Documentation, boards: Sequence[Board], out: Path, results: str) -> str:
-    """Write one variant's page."""
+def page_text(page: Documentation, boards: Sequence[tuple[Board, str]], out: Path) -> str:
+    """Write one variant's page, from boards and where each of them lies."""
     lines = [HEAD, "", f"# `{page.name}`", ""]
     lines += [f"*{page.about}*", ""] if page.about else []
     lines += [_linked(page.title), "", _linked(page.body), ""]
@@ -54,8 +54,8 @@ def page_text(page: Documentation, boards: Sequence[Board], out: Path, results: 
     lines += [f"| `{o.name}` | `{o.default}` | {_cell(o.kind)} | {_cell(o.about)} |" for o in page.options]
     lines += ["", "## Logged terms", "", "| term | meaning |", "| --- | --- |"]
     lines += [f"| `{term}` | {_cell(meaning)} |" for term, meaning in page.terms.items()]
-    mine = [(board, row) for board in boards for row in board.rows if row.variant == page.name]
-    for board, row in mine:
+    mine = [(board, row, results) for board, results in boards for row in board.rows if row.variant == page.name]
+    for board, row, results in mine:
         lines += ["", f"## On {board.title}{f', {row.options}' if row.options else ''}", ""]
         lines += _numbers(board, row, results)
         lines += ["", "```sh", row.runs[0].results.command, "```"]
@@ -133,9 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the pages; exit code 2 where there are no runs."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.pages",
-        description="Write a page per variant and an index, from the variants' files and a leaderboard's runs.",
+        description="Write a page per variant and an index, from the variants' files and the runs of leaderboards.",
     )
-    parser.add_argument("results", type=Path, help="a published leaderboard's folder: benchmarks/results/zoo")
+    parser.add_argument("results", type=Path, nargs="+", help="folders of published leaderboards, the index's first")
     parser.add_argument("--out", type=Path, default=Path("docs/variants"), help="folder to write (default %(default)s)")
     arguments = parser.parse_args(argv)
     try:

@@ -19,7 +19,7 @@ from zoo.reports.board import pictures
 from zoo.reports.leaderboard import build_boards, find_runs
 
 DOCS = ROOT / "docs" / "variants"
-RESULTS = ROOT / "benchmarks" / "results" / "zoo"
+RESULTS = [ROOT / "benchmarks" / "results" / name for name in ("zoo",)]
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,16 @@ def test_a_page_holds_what_the_code_and_the_runs_say(source: Path, tmp_path: Pat
     assert f"| [`beta`](beta.md) | {document('beta').title}"[:60] in (tmp_path / "docs" / "README.md").read_text()
 
 
+def test_a_page_holds_the_runs_of_every_board_and_links_to_each(source: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        publish.publish(source, tmp_path / name)
+    assert pages.main([str(tmp_path / "first"), str(tmp_path / "second"), "--out", str(tmp_path / "docs")]) == 0
+    text, index = ((tmp_path / "docs" / name).read_text() for name in ("beta.md", "README.md"))
+    assert [text.count(f"(../{name}/leaderboard.md)") for name in ("first", "second")] == [1, 1]
+    assert [text.count(f"(../{name}/runs/beta_0/config.yaml)") for name in ("first", "second")] == [1, 1]
+    assert "(../first/leaderboard.md)" in index and "../second" not in index
+
+
 def test_definitions_may_go_on_below() -> None:
     block = "    a: one\n        and more\n    b/loss: two: three\n\n    c: not part of it\n"
     assert definitions(block) == {"a": "one and more", "b/loss": "two: three"}
@@ -108,7 +118,7 @@ def test_definitions_may_go_on_below() -> None:
 def test_the_committed_pages_are_what_the_code_and_the_results_say(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = {e.name: e for e in VARIANTS if e.target.__module__.startswith("zoo.")}  # other tests load plugins
     monkeypatch.setattr(VARIANTS, "_entries", ours)
-    again = "out of date: run `python -m benchmarks.pages benchmarks/results/zoo`"
+    again = f"out of date: run `python -m benchmarks.pages {' '.join(str(f.relative_to(ROOT)) for f in RESULTS)}`"
     texts = pages.page_texts(RESULTS, DOCS)
     assert {file.name for file in DOCS.iterdir()} == set(texts), again
     for name, text in texts.items():
