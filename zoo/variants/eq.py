@@ -1,7 +1,7 @@
 """EQ-VAE: latents that turn and shrink with their image. Kouzelis et al. 2025, arXiv:2502.09509.
 
     loss = -log p(τ x | τ z) + β KL(q(z|x) || N(0, I)),   z ~ q(z|x)
-    τ = R(θ) S(s) in a share `transformed` of the training steps, the identity in all others and in evaluation
+    τ = R(θ) S(s) in a share `transformed` of the training steps, else the identity
 
 z is a grid with a Gaussian at each position. S scales images and grids alike, bilinearly, by s between 1/4 and 1 (of
 height and width by one s, or, `anisotropic`, by one each); R turns both by 90, 180 or 270 degrees. So the decoder must
