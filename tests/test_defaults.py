@@ -14,7 +14,7 @@ SOURCES = {"paper", "authors' code", "source document", "tried here", "chosen he
 # What all variants, or all of a net, have alike.
 SHARED = {"net", "recon", "reduction", "out_activation", "latent_dim", "beta", "warmup", "free_bits"}
 SHARED |= {"activation", "logvar_range", "posterior_scale", "latent"}
-SHARED |= {"hidden_dims", "base_channels", "hidden_dim", "factor", "blocks", "z_channels"}
+SHARED |= {"hidden_dims", "base_channels", "hidden_dim", "factor", "blocks", "z_channels", "norm_groups"}
 ROW = re.compile(r"^\| `(\w+)` \| `(\w+)` \| `([^`]*)` \| ([^|]+) \| [^|]*\|$")
 ROWS = [ROW.match(line) for line in (ROOT / "docs/defaults.md").read_text(encoding="utf-8").splitlines()[9:]]
 TABLE = {(row[1], row[2]): (row[3], row[4]) for row in ROWS if row}

@@ -39,7 +39,8 @@ IMAGE = ImageSpec(3, 16, 24, SYMMETRIC)
 
 def ours(**options: Any) -> GaussianVAE:
     torch.manual_seed(0)
-    given = {"hidden_dims": list(WIDTHS), "blocks": BLOCKS, "z_channels": CHANNELS, "latent_dim": CHANNELS}
+    given: dict[str, Any] = {"hidden_dims": list(WIDTHS), "blocks": BLOCKS, "norm_groups": 32}
+    given |= {"z_channels": CHANNELS, "latent_dim": CHANNELS}
     model = create("beta", IMAGE, **{"net": "ldm", "latent": "grid", "out_activation": "none", **given, **options})
     assert isinstance(model, GaussianVAE)
     return model.eval()
@@ -192,7 +193,7 @@ def test_what_is_written_says_how_to_build_it(tmp_path: Path) -> None:
         ({"net": "grid", "z_channels": None, "hidden_dims": None, "blocks": 1}, "net 'ldm' with latent=grid, and this"),
         ({"latent": "flat"}, "net 'ldm' with latent=grid, and this is none"),
         ({"latent_dim": 5}, "this has 5 and 3: set model.latent_dim and model.z_channels alike"),
-        ({"hidden_dims": [8, 12]}, "make each of hidden_dims divisible by 32"),
+        ({"hidden_dims": [64, 128], "norm_groups": None}, "and this model 16 and 32: train it with one model.norm_gr"),
     ],
 )
 def test_what_diffusers_does_not_have_is_refused(options: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -211,6 +212,7 @@ def test_a_run_starts_from_diffusers_weights(as_folder: bool, tmp_path: Path, ca
     (tmp_path / "vae").mkdir()
     save_file(weights, tmp_path / "vae" / FILE, {"format": "pt"})
     options = {"name": "beta", "net": "ldm", "latent": "grid", "hidden_dims": list(WIDTHS), "blocks": BLOCKS}
+    options |= {"norm_groups": 32}
     options |= {"z_channels": CHANNELS, "latent_dim": CHANNELS, "out_activation": "none"}
     source = tmp_path / "vae" if as_folder else tmp_path / "vae" / FILE
     run = set_up(make_config(tmp_path / "r", model=options, init_from=str(source)))
@@ -218,6 +220,47 @@ def test_a_run_starts_from_diffusers_weights(as_folder: bool, tmp_path: Path, ca
     state = run.model.state_dict()
     assert all(torch.equal(state[name], given[name]) for name in given)
     assert f"init    {len(given)} of {len(given)} tensors from" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("config", "groups", "theirs"),
+    [
+        (None, 32, None),
+        (None, None, 32),  # diffusers' default
+        ({"norm_num_groups": 16}, 16, None),
+        ({"norm_num_groups": 16}, None, 16),
+        ({"act_fn": "silu"}, 16, 32),
+        ({"norm_num_groups": [8]}, 16, 32),
+    ],
+)
+def test_weights_are_normalised_as_they_were_trained(
+    config: dict[str, Any] | None, groups: int | None, theirs: int | None, tmp_path: Path
+) -> None:
+    save_file(random_weights(), tmp_path / FILE)
+    if config:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    model = ours(norm_groups=groups)
+    if theirs is None:
+        init_from(model, tmp_path)
+    else:
+        with pytest.raises(UserError, match=f"normalises {theirs} groups.* set model.norm_groups={theirs}$"):
+            init_from(model, tmp_path)
+
+
+def test_no_channel_is_normalised_alone() -> None:
+    """In StyleGAN the spots came from it; the published widths have the 32 groups that they were trained with."""
+
+    def groups(*widths: int, **options: Any) -> list[tuple[int, int]]:
+        net = build_net("ldm", ImageSpec(3, 32, 32), hidden_dims=list(widths), blocks=1, **options)
+        layers = {m for part in (net.encoder, net.decoder) for m in part.modules() if isinstance(m, torch.nn.GroupNorm)}
+        return sorted({(layer.num_channels, layer.num_groups) for layer in layers})
+
+    assert groups(16, 32, 64) == [(16, 4), (32, 8), (64, 16)]
+    assert groups(128, 256, 320) == [(128, 32), (256, 32), (320, 32)]
+    assert groups(6, 30) == [(6, 1), (30, 2)]
+    assert groups(16, 32, norm_groups=8) == [(16, 8), (32, 8)]
+    with pytest.raises(UserError, match=r"model.norm_groups=8 must divide each of model.hidden_dims, \[12, 16\]"):
+        groups(12, 16, norm_groups=8)
 
 
 def _mutated(weights: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
@@ -240,7 +283,7 @@ def _mutated(weights: dict[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor
 
 
 def test_other_weights_than_diffusers_are_one_sentence_or_do(tmp_path: Path) -> None:
-    small = {"hidden_dims": [4], "blocks": 1, "z_channels": 2, "latent_dim": 2}
+    small = {"hidden_dims": [4], "blocks": 1, "z_channels": 2, "latent_dim": 2, "norm_groups": 4}
     model, file = ours(**small), tmp_path / FILE
     weights = {name: tensor.contiguous() for name, tensor in to_diffusers(model.state_dict()).items()}
     refused = []
@@ -278,7 +321,7 @@ def test_every_position_attends_to_every_other() -> None:
 
 def test_attention_is_softmax_of_scaled_products() -> None:
     torch.manual_seed(0)
-    layer, x = Attention(32), torch.randn(2, 32, 3, 5)
+    layer, x = Attention(32, None), torch.randn(2, 32, 3, 5)
     h = layer.group_norm(x).flatten(2).transpose(1, 2)
     scores = (layer.to_q(h) @ layer.to_k(h).transpose(1, 2) / 32**0.5).softmax(2)
     expected = x + layer.to_out[0](scores @ layer.to_v(h)).transpose(1, 2).reshape(2, 32, 3, 5)
@@ -304,7 +347,7 @@ def test_doubling_repeats_pixels() -> None:
 
 def test_a_residual_block_is_the_published_one() -> None:
     torch.manual_seed(0)
-    layer, x = ResnetBlock(32, 64), torch.randn(2, 32, 4, 4)
+    layer, x = ResnetBlock(32, 64, 32), torch.randn(2, 32, 4, 4)
     h = F.group_norm(x, 32, layer.norm1.weight, layer.norm1.bias, 1e-6)
     h = layer.conv1(h * h.sigmoid())
     h = F.group_norm(h, 32, layer.norm2.weight, layer.norm2.bias, 1e-6)

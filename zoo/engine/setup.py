@@ -245,7 +245,7 @@ def init_from(model: BaseVAE, source: Path) -> str:
         path = weights_file(source)
     elif is_of_a_run(source / CONFIG_FILE):  # not so in the hub's cache, where every file is a link
         see_that_it_is_plain(source)
-    given, own = given_weights(path), model.state_dict()
+    given, own = given_weights(path, model), model.state_dict()
     own.pop("progress")
     fitting = {name: given[name] for name, tensor in own.items() if name in given and given[name].shape == tensor.shape}
     if not fitting:
@@ -263,17 +263,18 @@ def init_from(model: BaseVAE, source: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def given_weights(path: Path) -> dict[str, Tensor]:
+def given_weights(path: Path, model: BaseVAE) -> dict[str, Tensor]:
     """Read weights of the zoo, or of diffusers' `AutoencoderKL` under the zoo's names.
 
     Raises:
-        UserError: if they are neither, or damaged.
+        UserError: if they are neither, or damaged, or computed otherwise by the `model` that is to have them.
     """
     names: list[str] = []
     with suppress(SafetensorError, OSError), safe_open(path, "pt") as file:  # of a damaged file `recipe_of` tells
         names = file.keys()
     if not ldm.is_of_diffusers(names):
         return read_weights(path, recipe_of(path).get("digest", ""))
+    ldm.see_that_groups_agree(model, path)
     try:
         return ldm.from_diffusers(read_weights(path))
     except UserError as error:

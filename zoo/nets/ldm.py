@@ -16,10 +16,12 @@ from torch import Tensor, nn
 
 from zoo.base import SYMMETRIC, ImageSpec
 from zoo.errors import UserError
+from zoo.files import read_json
 from zoo.nets.convolutions import Conv2d
 from zoo.nets.pairs import Net, must_divide, register_net
 
-GROUPS = 32
+GROUPS = 32  # of diffusers, unless its config says otherwise
+LEAST_OF_A_GROUP = 4  # channels: the published ones' narrowest level has 128
 FILE = "diffusion_pytorch_model.safetensors"
 MOST_CHANNELS = 1024  # of a latent; published ones have 4 to 128
 # Names that diffusers gave its attention's maps before, and that most published files still have.
@@ -29,17 +31,21 @@ Widths = Annotated[list[PositiveInt], Field(min_length=1, max_length=5)]
 Blocks = Annotated[int, Field(gt=0, le=100)]
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(GROUPS, channels), channels, eps=1e-6)
+def _norm(channels: int, groups: int | None) -> nn.GroupNorm:
+    if groups is None:
+        groups = math.gcd(GROUPS, channels)
+        while groups > 1 and channels < LEAST_OF_A_GROUP * groups:
+            groups //= 2
+    return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
 class ResnetBlock(nn.Module):
     """x + conv(conv(x)), each convolution behind GroupNorm and SiLU; a 1x1 convolution where the width changes."""
 
-    def __init__(self, before: int, after: int) -> None:
+    def __init__(self, before: int, after: int, groups: int | None) -> None:
         super().__init__()
-        self.norm1, self.conv1 = _norm(before), Conv2d(before, after, 3, padding=1)
-        self.norm2, self.conv2 = _norm(after), Conv2d(after, after, 3, padding=1)
+        self.norm1, self.conv1 = _norm(before, groups), Conv2d(before, after, 3, padding=1)
+        self.norm2, self.conv2 = _norm(after, groups), Conv2d(after, after, 3, padding=1)
         if before != after:
             self.conv_shortcut = Conv2d(before, after, 1)
 
@@ -53,9 +59,9 @@ class ResnetBlock(nn.Module):
 class Attention(nn.Module):
     """x + attention of all positions to all, one head as wide as the map, behind GroupNorm."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int | None) -> None:
         super().__init__()
-        self.group_norm = _norm(channels)
+        self.group_norm = _norm(channels, groups)
         self.to_q, self.to_k, self.to_v = (nn.Linear(channels, channels) for _ in range(3))
         self.to_out = nn.Sequential(nn.Linear(channels, channels))
 
@@ -93,9 +99,11 @@ class Upsample(nn.Module):
 class Level(nn.Module):
     """Residual blocks of one width, and what leads to the next size, if anything does."""
 
-    def __init__(self, before: int, after: int, blocks: int, *, down: bool = False, up: bool = False) -> None:
+    def __init__(
+        self, before: int, after: int, blocks: int, groups: int | None, *, down: bool = False, up: bool = False
+    ) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(ResnetBlock(before if i == 0 else after, after) for i in range(blocks))
+        self.resnets = nn.ModuleList(ResnetBlock(before if i == 0 else after, after, groups) for i in range(blocks))
         self.downsamplers = nn.ModuleList([Downsample(after)] if down else [])
         self.upsamplers = nn.ModuleList([Upsample(after)] if up else [])
 
@@ -109,10 +117,10 @@ class Level(nn.Module):
 class Middle(nn.Module):
     """A residual block, attention, a residual block."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int | None) -> None:
         super().__init__()
-        self.resnets = nn.ModuleList(ResnetBlock(channels, channels) for _ in range(2))
-        self.attentions = nn.ModuleList([Attention(channels)])
+        self.resnets = nn.ModuleList(ResnetBlock(channels, channels, groups) for _ in range(2))
+        self.attentions = nn.ModuleList([Attention(channels, groups)])
 
     def forward(self, x: Tensor) -> Tensor:
         """`[B, C, H, W]` -> the same shape."""
@@ -122,17 +130,17 @@ class Middle(nn.Module):
 class Encoder(nn.Module):
     """Levels down, the middle, and a convolution to the features; modules are named as in diffusers."""
 
-    def __init__(self, in_channels: int, widths: list[int], blocks: int, features: int) -> None:
+    def __init__(self, in_channels: int, widths: list[int], blocks: int, features: int, groups: int | None) -> None:
         super().__init__()
         self.widths, self.blocks = widths, blocks
         self.conv_in = Conv2d(in_channels, widths[0], 3, padding=1)
         befores = [widths[0], *widths[:-1]]
         self.down_blocks = nn.ModuleList(
-            Level(before, after, blocks, down=i < len(widths) - 1)
+            Level(before, after, blocks, groups, down=i < len(widths) - 1)
             for i, (before, after) in enumerate(zip(befores, widths, strict=True))
         )
-        self.mid_block = Middle(widths[-1])
-        self.conv_norm_out = _norm(widths[-1])
+        self.mid_block = Middle(widths[-1], groups)
+        self.conv_norm_out = _norm(widths[-1], groups)
         self.conv_out = Conv2d(widths[-1], features, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -146,16 +154,16 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """A convolution from the features, the middle, and levels up; modules are named as in diffusers."""
 
-    def __init__(self, features: int, widths: list[int], blocks: int, out_channels: int) -> None:
+    def __init__(self, features: int, widths: list[int], blocks: int, out_channels: int, groups: int | None) -> None:
         super().__init__()
         up = widths[::-1]
         self.conv_in = Conv2d(features, up[0], 3, padding=1)
-        self.mid_block = Middle(up[0])
+        self.mid_block = Middle(up[0], groups)
         self.up_blocks = nn.ModuleList(
-            Level(before, after, blocks + 1, up=i < len(up) - 1)
+            Level(before, after, blocks + 1, groups, up=i < len(up) - 1)
             for i, (before, after) in enumerate(zip([up[0], *up[:-1]], up, strict=True))
         )
-        self.conv_norm_out = _norm(up[-1])
+        self.conv_norm_out = _norm(up[-1], groups)
         self.conv_out = Conv2d(up[-1], out_channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -174,6 +182,7 @@ def ldm(
     hidden_dims: Widths = [32, 64, 128],  # noqa: B006 (never changed)
     blocks: Blocks = 2,
     z_channels: PositiveInt = 4,
+    norm_groups: PositiveInt | None = None,
 ) -> Net:
     """The autoencoder of Rombach et al. 2022, arXiv:2112.10752; of diffusers' `AutoencoderKL` where the latent fits.
 
@@ -186,13 +195,21 @@ def ldm(
         hidden_dims: Widths of the levels, one halving of the size between two; the decoder has them in reverse.
         blocks: Residual blocks of a level; the decoder has one more.
         z_channels: Channels that the decoder begins with; the encoder ends with twice as many, for mean and variance.
+        norm_groups: Groups of a GroupNorm, diffusers' `norm_num_groups`; None: 32, or fewer where one would have less
+            than four channels. Where a channel is normalised alone, the decoder learns to draw a bright spot into each
+            image, by which it sets how strong all else is (Karras et al. 2020, arXiv:1912.04958, section 2).
+
+    Raises:
+        UserError: if the image can't be halved so often, or the groups do not divide a width.
     """
     factor = 2 ** (len(hidden_dims) - 1)
     must_divide("ldm", image, factor)
+    if norm_groups is not None and any(width % norm_groups for width in hidden_dims):
+        raise UserError(f"model.norm_groups={norm_groups} must divide each of model.hidden_dims, {hidden_dims}")
     grid = (image.height // factor, image.width // factor)
     return Net(
-        Encoder(in_channels, hidden_dims, blocks, 2 * z_channels),
-        Decoder(z_channels, hidden_dims, blocks, image.channels),
+        Encoder(in_channels, hidden_dims, blocks, 2 * z_channels, norm_groups),
+        Decoder(z_channels, hidden_dims, blocks, image.channels, norm_groups),
         feature_shape=(2 * z_channels, *grid),
         decoder_shape=(z_channels, *grid),
     )
@@ -241,6 +258,32 @@ def from_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return own
 
 
+def see_that_groups_agree(model: nn.Module, weights: Path) -> None:
+    """See that a model on net `ldm` normalises the groups that an `AutoencoderKL` does.
+
+    They stand in the config beside its weights; without one they are diffusers' default, where that can be.
+
+    Raises:
+        UserError: if it does not.
+    """
+    encoder = getattr(model, "encoder", None)
+    if not isinstance(encoder, Encoder):
+        return
+    config = read_json(weights.parent / "config.json") if (weights.parent / "config.json").is_file() else {}
+    groups = config.get("norm_num_groups") if isinstance(config, dict) else None
+    groups = groups if isinstance(groups, int) else GROUPS
+    ours = _groups(encoder)
+    if ours != {groups} and (config or not any(width % GROUPS for width in encoder.widths)):
+        raise UserError(
+            f"the AutoencoderKL in {weights.parent} normalises {groups} groups of channels, and this model "
+            f"{' and '.join(map(str, sorted(ours)))}: set model.norm_groups={groups}"
+        )
+
+
+def _groups(encoder: Encoder) -> set[int]:
+    return {layer.num_groups for layer in encoder.modules() if isinstance(layer, nn.GroupNorm)}
+
+
 def to_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the weights of such a variant to those of an `AutoencoderKL`: the inverse of `from_diffusers`."""
     theirs = {name: tensor for name, tensor in weights.items() if name.startswith(("encoder.", "decoder."))}
@@ -271,10 +314,11 @@ def write_for_diffusers(model: nn.Module, folder: Path) -> None:
             f"diffusers' AutoencoderKL has as many latent channels as its decoder begins with, and this has {grid[0]} "
             f"and {decoder.conv_in.in_channels}: set model.latent_dim and model.z_channels alike"
         )
-    groups = {layer.num_groups for layer in model.modules() if isinstance(layer, nn.GroupNorm)}
+    groups = _groups(encoder)
     if len(groups) > 1:
         raise UserError(
-            f"diffusers' AutoencoderKL has one number of groups: make each of hidden_dims divisible by {GROUPS}"
+            "diffusers' AutoencoderKL normalises one number of groups, and this model "
+            f"{' and '.join(map(str, sorted(groups)))}: train it with one model.norm_groups"
         )
     settings: dict[str, Any] = {
         "_class_name": "AutoencoderKL",
