@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,10 +17,9 @@ from zoo.base import SYMMETRIC, ImageSpec
 from zoo.errors import UserError
 from zoo.files import read_json
 from zoo.nets.convolutions import Conv2d
-from zoo.nets.pairs import Net, must_divide, register_net
+from zoo.nets.pairs import Net, group_norm, must_divide, register_net
 
 GROUPS = 32  # of diffusers, unless its config says otherwise
-LEAST_OF_A_GROUP = 4  # channels: the published ones' narrowest level has 128
 FILE = "diffusion_pytorch_model.safetensors"
 MOST_CHANNELS = 1024  # of a latent; published ones have 4 to 128
 # Names that diffusers gave its attention's maps before, and that most published files still have.
@@ -32,11 +30,7 @@ Blocks = Annotated[int, Field(gt=0, le=100)]
 
 
 def _norm(channels: int, groups: int | None) -> nn.GroupNorm:
-    if groups is None:
-        groups = math.gcd(GROUPS, channels)
-        while groups > 1 and channels < LEAST_OF_A_GROUP * groups:
-            groups //= 2
-    return nn.GroupNorm(groups, channels, eps=1e-6)
+    return nn.GroupNorm(groups, channels, eps=1e-6) if groups else group_norm(channels, GROUPS, eps=1e-6)
 
 
 class ResnetBlock(nn.Module):
@@ -196,8 +190,7 @@ def ldm(
         blocks: Residual blocks of a level; the decoder has one more.
         z_channels: Channels that the decoder begins with; the encoder ends with twice as many, for mean and variance.
         norm_groups: Groups of a GroupNorm, diffusers' `norm_num_groups`; None: 32, or fewer where one would have less
-            than four channels. Where a channel is normalised alone, the decoder learns to draw a bright spot into each
-            image, by which it sets how strong all else is (Karras et al. 2020, arXiv:1912.04958, section 2).
+            than four channels, which leaves bright spots in images.
 
     Raises:
         UserError: if the image can't be halved so often, or the groups do not divide a width.

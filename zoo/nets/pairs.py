@@ -23,6 +23,7 @@ from zoo.options import check_options, signature_options
 from zoo.registry import Registry
 
 Widths = Annotated[list[PositiveInt], Field(min_length=1, max_length=100)]
+LEAST_OF_A_GROUP = 4  # channels: the narrowest level of latent diffusion's nets has 128, in 32 groups
 Hidden = Literal["relu", "tanh", "softplus", "leaky_relu", "elu", "gelu"]
 HIDDEN: dict[str, type[nn.Module]] = {
     **{"relu": nn.ReLU, "tanh": nn.Tanh, "softplus": nn.Softplus, "leaky_relu": nn.LeakyReLU, "elu": nn.ELU},
@@ -299,16 +300,28 @@ def _double_3x3(before: int, after: int, size: tuple[int, int]) -> ConvTranspose
     return ConvTranspose2d(before, after, 3, stride=2, padding=1, output_padding=padding)
 
 
+def group_norm(channels: int, most: int, eps: float = 1e-5) -> nn.GroupNorm:
+    """Return a GroupNorm of up to so many groups, each of four channels or more where there are as many.
+
+    Where a channel is normalised alone, a decoder learns to draw a bright spot into each image, by which it sets how
+    strong all else is (Karras et al. 2020, arXiv:1912.04958, section 2).
+    """
+    groups = math.gcd(most, channels)
+    while groups > 1 and channels < LEAST_OF_A_GROUP * groups:
+        groups //= 2
+    return nn.GroupNorm(groups, channels, eps=eps)
+
+
 class ResidualBlock(nn.Module):
     """x + conv(conv(x)), each convolution behind GroupNorm and SiLU; a 1x1 convolution where the width changes."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            nn.GroupNorm(math.gcd(before, 8), before),
+            group_norm(before, 8),
             nn.SiLU(),
             Conv2d(before, after, 3, padding=1),
-            nn.GroupNorm(math.gcd(after, 8), after),
+            group_norm(after, 8),
             nn.SiLU(),
             Conv2d(after, after, 3, padding=1),
         )
@@ -359,7 +372,7 @@ def resnet(
     for width, size in zip([*reversed(hidden_dims[:-1]), hidden_dims[0]], reversed(sizes[:-1]), strict=True):
         decoder += [*_residual(before, width, blocks), UpsampleTo(width, size)]
         before = width
-    decoder += [*_residual(before, before, 1), nn.GroupNorm(math.gcd(before, 8), before), nn.SiLU()]
+    decoder += [*_residual(before, before, 1), group_norm(before, 8), nn.SiLU()]
     decoder.append(Conv2d(before, image.channels, 3, padding=1))
     return Net(nn.Sequential(*encoder), nn.Sequential(*decoder), (hidden_dims[-1], *sizes[-1]))
 
