@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -192,6 +193,14 @@ def test_what_is_written_says_how_to_build_it(tmp_path: Path) -> None:
     [
         ({"net": "grid", "z_channels": None, "hidden_dims": None, "blocks": 1}, "net 'ldm' with latent=grid, and this"),
         ({"latent": "flat"}, "net 'ldm' with latent=grid, and this is none"),
+        (
+            {"out_activation": "tanh"},
+            r"and this in \[-1, 1\] with tanh: train it with data.range=\[-1,1\] and",
+        ),
+        (
+            {"recon": "logistic_mixture", "out_activation": None},
+            "gives a pixel's channels as they are, and this \\d+ numbers",
+        ),
         ({"latent_dim": 5}, "this has 5 and 3: set model.latent_dim and model.z_channels alike"),
         ({"hidden_dims": [64, 128], "norm_groups": None}, "and this model 16 and 32: train it with one model.norm_gr"),
     ],
@@ -200,6 +209,17 @@ def test_what_diffusers_does_not_have_is_refused(options: dict[str, Any], words:
     model = ours(**options) if options.get("net") != "grid" else create("beta", IMAGE, net="grid", latent="grid")
     with pytest.raises(UserError, match=words):
         write_for_diffusers(model, tmp_path / "out")  # type: ignore[arg-type]
+
+
+def test_a_model_of_other_images_or_of_labels_is_refused(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"net": "ldm", "latent": "grid", "hidden_dims": [4, 4], "blocks": 1, "latent_dim": 4}
+    for name, image, words in (
+        ("beta", ImageSpec(1, 8, 8), "and this in [0, 1] with none"),
+        ("conditional", ImageSpec(1, 8, 8, SYMMETRIC, classes=3), "takes no labels, and this model does"),
+    ):
+        with pytest.raises(UserError, match=re.escape(words)):
+            write_for_diffusers(create(name, image, out_activation="none", **options), tmp_path / name)
+        assert not (tmp_path / name).exists()
 
 
 @pytest.mark.parametrize("as_folder", [True, False])

@@ -158,10 +158,10 @@ def test_shared_sigma_learns_by_gradient() -> None:
 
 
 @pytest.mark.parametrize("range", [UNIT, SYMMETRIC], ids=["unit", "symmetric"])
-@pytest.mark.parametrize("size", [16, 32, 64, 180])
+@pytest.mark.parametrize("size", [6, 16, 32, 64, 180])
 def test_similarity_is_torchmetrics(size: int, range: tuple[float, float]) -> None:
     """With as many scales as fit; at 180 pixels, the five of the paper with its weights."""
-    from zoo.parts.similarity import scale_weights, window
+    from zoo.parts.similarity import scale_weights
 
     recon = "bce" if range == UNIT else "mse"
     model = model_of("ms_ssim", ImageSpec(1, size, size, range), recon=recon)
@@ -171,7 +171,7 @@ def test_similarity_is_torchmetrics(size: int, range: tuple[float, float]) -> No
     low, high = range
     found = model.similarity(low + (high - low) * noisy, low + (high - low) * x)
     if len(scale_weights(size)) == 1:
-        metric: Any = StructuralSimilarityIndexMeasure(data_range=1.0, kernel_size=window(size), reduction="none")
+        metric: Any = StructuralSimilarityIndexMeasure(data_range=1.0, reduction="none")
         expected = (metric(noisy, x) + 1) / 2
     else:
         metric = MultiScaleStructuralSimilarityIndexMeasure(
@@ -182,6 +182,11 @@ def test_similarity_is_torchmetrics(size: int, range: tuple[float, float]) -> No
     same = model.similarity(low + (high - low) * x, low + (high - low) * x)
     torch.testing.assert_close(same, torch.ones(3))
     assert (found < 1).all()
+
+
+def test_images_that_the_window_can_not_be_reflected_in_are_refused() -> None:
+    with pytest.raises(UserError, match="ms_ssim compares images of 6 pixels a side or more, not 5 x 12: set"):
+        model_of("ms_ssim", ImageSpec(1, 5, 12))
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

@@ -182,6 +182,26 @@ def test_the_loss_of_vqgan_is_the_papers_sum(codebook: str) -> None:
     torch.testing.assert_close(terms["loss"], expected, rtol=1e-5, atol=1e-4)
 
 
+@pytest.mark.parametrize("codebook", ["ema", "gradient"])
+def test_each_term_of_vqgan_teaches_its_part(codebook: str) -> None:
+    """The encoder commits itself, the codebook follows, and neither term moves the other's weights."""
+    model = model_of("vqgan", codebook=codebook, gan_weight=0.0, gan_start=0.9)
+    batch = random_batch(model.image)
+    terms = loss_of(model, batch)
+    learned = {name: parameter for name, parameter in model.named_parameters() if name.startswith(("to_c", "quant"))}
+
+    def moved(term: Tensor) -> set[str]:
+        found = torch.autograd.grad(term, list(learned.values()), retain_graph=True, allow_unused=True)
+        return {
+            name.split(".")[0] for name, each in zip(learned, found, strict=True) if each is not None and each.any()
+        }
+
+    assert moved(terms["commitment"]) == {"to_codes"}
+    assert moved(terms["loss"] - terms["recon"]) == {"to_codes"} | ({"quantizer"} if codebook == "gradient" else set())
+    if codebook == "gradient":
+        assert moved(terms["codebook"]) == {"quantizer"}
+
+
 def test_perplexity_of_vqgan_is_that_of_its_codes() -> None:
     model = model_of("vqgan")
     assert isinstance(model, VQGAN)
@@ -201,7 +221,7 @@ def test_before_its_start_there_is_no_game(name: str) -> None:
     model.progress.fill_(0.49)
     before = loss_of(model, batch)
     assert model.discriminator_loss(batch)["loss"] == 0
-    parts = before["recon"] + (0.25 * before["commitment"] if name == "vqgan" else 0)
+    parts = before["recon"] + (before["commitment"] if name == "vqgan" else 0)
     torch.testing.assert_close(before["loss"], parts)
     model.progress.fill_(0.5)
     after = loss_of(model, batch)
@@ -282,10 +302,19 @@ def test_the_gradient_penalty_of_a_linear_judge_is_its_weights_norm() -> None:
 
 def test_the_balance_has_a_limit_and_no_gradient() -> None:
     weight = torch.ones(3, requires_grad=True)
-    assert balance((3 * weight).sum(), (2 * weight).sum(), weight).item() == pytest.approx(1.5, rel=1e-3)
-    found = balance((1e9 * weight).sum(), (2 * weight).sum(), weight)
+    assert balance((3 * weight).sum(), (2 * weight).sum(), weight, 1).item() == pytest.approx(1.5, rel=1e-3)
+    found = balance((1e9 * weight).sum(), (2 * weight).sum(), weight, 1)
     assert found == 1e4 and not found.requires_grad
-    assert balance(weight.sum(), 0 * weight.sum(), weight) == 1e4
+    assert balance(weight.sum(), 0 * weight.sum(), weight, 1) == 1e4
+
+
+def test_the_balance_of_a_large_image_is_no_more_limited_than_that_of_a_small_one() -> None:
+    """A sum over four times the pixels weighs four times as much, up to a limit that does too."""
+    weight = torch.ones(3, requires_grad=True)
+    for pixels in (300, 1200):
+        for error, expected in ((1e3, 500), (1e9, 1e4)):
+            found = balance((pixels * error * weight).sum(), (2 * weight).sum(), weight, pixels)
+            assert found.item() == pytest.approx(pixels * expected, rel=1e-3)
 
 
 def test_the_last_layer_is_the_one_that_makes_the_image() -> None:

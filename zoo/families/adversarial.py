@@ -102,7 +102,7 @@ class PatchGame(NetVAE):
                     f"{type(self).__name__} weighs its game by gradients of the decoder's last layer, which is frozen: "
                     "leave the decoder out of freeze"
                 )
-            self.adaptive_weight.copy_(balance(fidelity, fooled, weight))
+            self.adaptive_weight.copy_(balance(fidelity, fooled, weight, self.image.pixels))
         return self.adaptive_weight.clone()
 
     def fooled(self, recon: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from pydantic import Field, PositiveInt
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from zoo.base import SYMMETRIC, ImageSpec
+from zoo.base import SYMMETRIC, BaseVAE, ImageSpec
 from zoo.errors import UserError
 from zoo.files import read_json
 from zoo.nets.convolutions import Conv2d
@@ -181,7 +181,8 @@ def ldm(
     """The autoencoder of Rombach et al. 2022, arXiv:2112.10752; of diffusers' `AutoencoderKL` where the latent fits.
 
     Each width but the last is followed by a halving of the size: three widths for f = 4, four for f = 8, five for
-    f = 16. The published ones begin with 128, 256 and 512. Attention is in the middle alone.
+    f = 16. The published ones of f = 4 are 128, 256 and 512 wide. Attention is in the middle alone, as theirs of f = 4
+    and 8 have it; that of f = 16 has some in its levels too, and can't be taken over.
 
     Args:
         image: Shape of the images.
@@ -286,7 +287,7 @@ def to_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return theirs
 
 
-def write_for_diffusers(model: nn.Module, folder: Path) -> None:
+def write_for_diffusers(model: BaseVAE, folder: Path) -> None:
     """Write what `diffusers.AutoencoderKL.from_pretrained(folder)` reads: the weights, and a `config.json`.
 
     Args:
@@ -302,6 +303,20 @@ def write_for_diffusers(model: nn.Module, folder: Path) -> None:
         raise UserError(
             "diffusers' AutoencoderKL is a Gaussian variant on net 'ldm' with latent=grid, and this is none"
         )
+    likelihood: Any = model.likelihood
+    if likelihood.outputs != model.image.channels:
+        raise UserError(
+            f"diffusers' AutoencoderKL gives a pixel's channels as they are, and this {likelihood.outputs} numbers a "
+            "pixel: train it with another model.recon"
+        )
+    if model.image.range != SYMMETRIC or likelihood.activation != "none":
+        low, high = model.image.range
+        raise UserError(
+            f"diffusers' AutoencoderKL makes images in [-1, 1] without an activation, and this in [{low:g}, {high:g}] "
+            f"with {likelihood.activation}: train it with data.range=[-1,1] and model.out_activation=none"
+        )
+    if model.needs_labels:
+        raise UserError("diffusers' AutoencoderKL takes no labels, and this model does")
     if grid[0] != decoder.conv_in.in_channels:
         raise UserError(
             f"diffusers' AutoencoderKL has as many latent channels as its decoder begins with, and this has {grid[0]} "

@@ -21,7 +21,8 @@ class PatchDiscriminator(nn.Module):
     Three halvings see patches of 70 x 70 pixels, two of 34 x 34, one of 16 x 16.
 
     Departs from the paper: GroupNorm stands in for BatchNorm, which would tell real batches from decoded ones by their
-    statistics; small images are halved less often, as far as a patch is left.
+    statistics, and takes its own over the whole image; weights begin as torch's do, not at N(0, 0.02^2); small
+    images are halved less often, as far as a patch is left.
 
     Args:
         image: Shape of the images.

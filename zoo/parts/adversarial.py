@@ -13,7 +13,7 @@ from zoo import ranks
 
 Game = Literal["hinge", "logistic"]
 LEAST_NORM = 1e-4
-GREATEST_BALANCE = 1e4
+GREATEST_BALANCE = 1e4  # where fidelity is a mean over pixels
 
 
 def told_apart(real: Tensor, fake: Tensor, game: Game) -> Tensor:
@@ -45,18 +45,20 @@ def last_weight(decoder: nn.Module) -> nn.Parameter:
     return [parameter for parameter in decoder.parameters() if parameter.ndim > 1][-1]
 
 
-def balance(fidelity: Tensor, adversarial: Tensor, weight: Tensor) -> Tensor:
+def balance(fidelity: Tensor, adversarial: Tensor, weight: Tensor, pixels: int) -> Tensor:
     """Return |d fidelity / d weight| / |d adversarial / d weight|, without a gradient. Esser et al. 2021, equation 7.
 
-    In training on several processes both gradients are the means over them, so that all find the same. At most 10^4.
+    In training on several processes both gradients are the means over them, so that all find the same. At most 10^4
+    for each pixel.
 
     Args:
         fidelity: How far reconstructions are from their images; a scalar with a graph, which is kept.
         adversarial: The decoder's term of the game; as before.
         weight: What both are differentiated by.
+        pixels: How many (C H W) fidelity is a sum over.
     """
     norms = []
     for term in (fidelity, adversarial):
         (gradient,) = torch.autograd.grad(term, weight, retain_graph=True)
         norms.append((ranks.summed(gradient.float()) / ranks.count()).norm())
-    return (norms[0] / (norms[1] + LEAST_NORM)).clamp(max=GREATEST_BALANCE)
+    return (norms[0] / (norms[1] + LEAST_NORM)).clamp(max=pixels * GREATEST_BALANCE)

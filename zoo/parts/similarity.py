@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-WINDOW = 11  # pixels, of the Gaussian window
+WINDOW = 11  # pixels, of the Gaussian window, where sigma is 1.5
+SMALLEST = 6  # pixels: half the window is reflected at each border
 BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, section 3.2
 
 
@@ -15,8 +16,3 @@ def scale_weights(size: int) -> tuple[float, ...]:
     scales = [s for s in range(2, 6) if size // (s - 1) ** 2 >= WINDOW and size // 2 ** (s - 1) >= WINDOW]
     used = BETAS[: scales[-1] if scales else 1]
     return tuple(beta / sum(used) for beta in used)
-
-
-def window(size: int) -> int:
-    """Return the window's width: 11 pixels, or the largest odd number that fits."""
-    return min(WINDOW, size - 1 + size % 2)

@@ -11,10 +11,11 @@ running away; samples from N(0, I) are hardly any. The metric `equivariance` sho
 Weights of diffusers' `AutoencoderKL` are taken over by `init_from` (net `ldm`, `out_activation: none`).
 
 Departs from the paper: its authors' code (github.com/zelaki/eqvae) fine-tunes an autoencoder that has a perceptual
-distance and a discriminator, as `kl_gan` has, and this has neither. Sides of scaled grids are whole numbers
-up to the full one, which the authors' code leaves out; of the other steps, that code takes a quarter on scaled images
-that it encodes. A step of several processes or micro-batches has a τ in each. As there, a scaled image counts with the
-pixels that it has; in training recon and elbo are those of what was decoded, in evaluation those of the images.
+distance and a discriminator, as `kl_gan` has, and no activation at its end; this has none of the three, but the
+activation of the images' range. Sides of scaled grids are whole numbers up to the full one, which the authors' code
+leaves out; of the other steps, that code takes a quarter on scaled images that it encodes. A step of several processes
+or micro-batches has a τ in each. As there, a scaled image counts with the pixels that it has; in training recon and
+elbo are those of what was decoded, in evaluation those of the images.
 """
 
 import math

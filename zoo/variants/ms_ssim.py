@@ -3,7 +3,8 @@
     loss = `weight` (1 - MS-SSIM(x, x~)) + KL(q(z|x) || N(0, I))
 
 MS-SSIM compares local means, contrasts and structures at several scales (Wang et al. 2003): the five of its paper at
-176 pixels and more, fewer on smaller images, plain SSIM below 22, with a window of 11 pixels or what fits.
+176 pixels and more, fewer on smaller images, plain SSIM below 22. Its window of 11 pixels sees reflections beyond a
+border, so that images need six a side.
 
 Logs:
     ms_ssim: the similarity, 1 for equal images.
@@ -20,9 +21,10 @@ from pydantic import PositiveFloat
 from torch import Tensor
 
 from zoo.base import BaseVAE, Batch, ImageSpec, register
+from zoo.errors import UserError
 from zoo.families.gaussian import GaussianVAE
 from zoo.parts.distributions import gaussian_kl_per_dim
-from zoo.parts.similarity import scale_weights, window
+from zoo.parts.similarity import SMALLEST, WINDOW, scale_weights
 
 
 @register("ms_ssim")
@@ -42,6 +44,11 @@ class MSSSIMVAE(GaussianVAE):
         # Imported here, for it takes seconds, which a run of another variant should not wait.
         from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
+        if min(image.height, image.width) < SMALLEST:
+            raise UserError(
+                f"ms_ssim compares images of {SMALLEST} pixels a side or more, not {image.height} x {image.width}: set "
+                f"data.size={SMALLEST} or more"
+            )
         super().__init__(image, **options)
         self.weight = weight
         self.ms_ssim = multiscale_structural_similarity_index_measure
@@ -55,7 +62,8 @@ class MSSSIMVAE(GaussianVAE):
             return self.ms_ssim(
                 (recon.float() - low) / (high - low),
                 (x.float() - low) / (high - low),
-                kernel_size=window(size),
+                # A Gaussian's window is 11 pixels whatever this says; but torchmetrics refuses images of fewer than it.
+                kernel_size=min(WINDOW, size - 1 + size % 2),
                 data_range=1.0,
                 betas=scale_weights(size),
                 normalize="simple",

@@ -9,13 +9,13 @@ reaches the decoder alone: for it, latents are decoded anew without a gradient t
 
 Logs:
     features: L_feat, nats under a Gaussian over features.
-    fooled: the decoder's adversarial term, softplus(-Dis) over reconstructions and samples.
+    fooled: the decoder's adversarial term, the mean of softplus(-Dis) over reconstructions and samples.
     discriminator/loss: L_GAN, three cross-entropies; 3 log 2 where it can't tell.
 
 Departs from the paper: the decoder minimises softplus(-Dis), which has gradients where the discriminator is sure, and
-not minus L_GAN; the discriminator is an encoder of the same net, with GroupNorm in place of BatchNorm; features are
-averaged per unit before their weight. There is no density of pixels, hence no elbo and no likelihood; recon, the usual
-pixel error, is only logged.
+not minus L_GAN, and its mean over x~ and x_p, not their sum; the discriminator is an encoder of the same net, with
+GroupNorm in place of BatchNorm; features are averaged per unit before their weight. There is no density of pixels,
+hence no elbo and no likelihood; recon, the usual pixel error, is only logged.
 """
 
 from typing import Any

@@ -76,7 +76,7 @@ class VQVAE(QuantisedVAE):
         if gradient == "sim":
             if start == "kmeans":
                 raise UserError(
-                    "model 'vq': start=kmeans moves codes, and those of gradient=sim are random ones for ever, seen "
+                    "start=kmeans moves codes, and those of gradient=sim are random ones for ever, seen "
                     "through a map: set start=noise"
                 )
             self.quantizer = LinearQuantizer(codes, dim)
