@@ -473,6 +473,18 @@ MUTATIONS = (
     ),
     plant(
         "variants/vqgan.py",
+        "(z - e.detach())",
+        "(z.detach() - e)",
+        "variants/test_tokenizers::test_each_term_of_vqgan_teaches_its_part[ema]",
+    ),
+    plant(
+        "parts/adversarial.py",
+        "max=pixels * GREATEST_BALANCE",
+        "max=GREATEST_BALANCE",
+        "variants/test_tokenizers::test_the_balance_of_a_large_image_is_no_more_limited_than_that_of_a_small_one",
+    ),
+    plant(
+        "variants/vqgan.py",
         "self.seen(images, batch.x)",
         "self.seen(images.detach(), batch.x)",
         "variants/test_tokenizers::test_the_perceptual_terms_gradient_reaches_encoder_and_decoder[vqgan]",
