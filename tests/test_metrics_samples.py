@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tests.test_features import pictures, random_images
 from tests.test_samplers import Flat, make_subject
 from zoo.base import ImageSpec
 from zoo.config import DataConfig
-from zoo.data import Images, build_data
+from zoo.data import Images, build_data, some
 from zoo.errors import UserError
 from zoo.metrics import kid as kid_module
 from zoo.metrics import prdc as prdc_module
@@ -126,6 +127,32 @@ def test_copies_of_training_images_are_seen() -> None:
     assert authentic_share(train, new) == pytest.approx(sum(by_hand) / 400)
     with pytest.raises(UserError, match="two training images or more, not 1"):
         authentic_share(train[:1], new)
+
+
+def test_a_copy_of_any_training_image_is_seen(tmp_path: Path, digits: tuple[Images, Images]) -> None:
+    """Also of the last ones, where fewer samples are drawn than there are training images."""
+    train, test = digits
+    subject = canned(tmp_path, Images(train.batch(torch.arange(len(train) - 100, len(train)))[0]), test)
+    subject.data = replace(subject.data, train=train)
+    row = METRICS.lookup("authpct_lenet").target(subject, extractor="lenet")["authpct_lenet"]
+    assert row.value == 0 and f"of all {len(train)} training images" in row.protocol
+
+
+def test_a_part_of_a_split_that_is_sorted_by_class_has_all_classes(
+    tmp_path: Path, digits: tuple[Images, Images]
+) -> None:
+    samples, test = digits
+    assert test.labels is not None
+    ordered = test.subset(test.labels.argsort(stable=True))
+    few = some(ordered, 100)
+    assert few.labels is not None and len(few) == 100 and few.labels.bincount().min() >= 3
+    assert torch.equal(few.labels, some(ordered, 100).labels) and some(ordered, len(ordered)) is ordered
+    fewer = [fid(canned(tmp_path, samples, split, n=300), extractor="lenet")["fd_lenet"] for split in (ordered, test)]
+    assert f"against 300 of {len(test)} test images, drawn by a fixed seed" in fewer[0].protocol
+    sorted_first = fid(canned(tmp_path, samples, ordered.subset(torch.arange(300)), n=300), extractor="lenet")
+    assert (
+        fewer[0].value == pytest.approx(fewer[1].value, rel=0.5) and sorted_first["fd_lenet"].value > 2 * fewer[0].value
+    )
 
 
 def test_rows_of_copies_and_of_the_extrapolation(tmp_path: Path, digits: tuple[Images, Images]) -> None:
@@ -257,7 +284,7 @@ def test_too_few_images_are_refused_in_one_sentence() -> None:
         frechet_distance(enough, one)
     with pytest.raises(UserError, match="two images on each side, not 1 and 60"):
         kernel_distance(enough, one)
-    with pytest.raises(UserError, match="more than 5 images on each side, not 5 and 60"):
+    with pytest.raises(UserError, match="more than 5 samples and test images, not 5 and 60: raise benchmark.n"):
         neighbour_shares(enough, five)
     with pytest.raises(UserError, match="needs 20 samples, not 1"):
         score_of_logits(one)
@@ -303,7 +330,7 @@ def test_a_row_states_its_protocol(tmp_path: Path, digits: tuple[Images, Images]
         "28 px",
         "rounded to 8 bits",
         "150 samples from prior",
-        "the first 150 test images",
+        "150 of 898 test images, drawn by a fixed seed",
     ):
         assert part in row.protocol
     assert "covariances singular" not in row.protocol

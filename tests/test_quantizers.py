@@ -43,6 +43,22 @@ def test_every_index_has_its_code_and_every_code_its_index(levels: list[int]) ->
         assert values.min() == -1 and values.max() <= 1
 
 
+@pytest.mark.parametrize("kind", [VectorQuantizer, LinearQuantizer])
+def test_a_code_has_its_own_index_in_every_precision(kind: type[VectorQuantizer | LinearQuantizer]) -> None:
+    """Codes that lie close together, far from 0: bfloat16 takes one for another."""
+    torch.manual_seed(0)
+    quantizer = LinearQuantizer(128, 8) if kind is LinearQuantizer else VectorQuantizer(128, 8, "ema")
+    with torch.no_grad():
+        if isinstance(quantizer, LinearQuantizer):
+            quantizer.random.div_(10).add_(1)
+        else:
+            quantizer.codebook.copy_(1 + 0.1 * torch.randn(128, 8))
+    codes = quantizer.codebook.detach().clone()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(quantizer.codebook, codes)
+        assert torch.equal(quantizer.index_of(codes), torch.arange(128))
+
+
 @pytest.mark.parametrize("levels", LEVELS, ids=str)
 def test_every_code_is_reached_and_is_a_fixed_point(levels: list[int]) -> None:
     torch.manual_seed(0)

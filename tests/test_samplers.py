@@ -312,6 +312,13 @@ def test_a_model_without_a_latent_vector_keeps_its_prior(tmp_path: Path, kind: t
             draw(subject, sampler, 10)
 
 
+@pytest.mark.parametrize("sampler", ["gaussian", "second_stage", "rectified_flow"])
+def test_one_image_has_no_density(sampler: str, tmp_path: Path) -> None:
+    subject = make_subject(tmp_path, Flat(ImageSpec(1, 1, 2)), mixture(1))
+    with pytest.raises(UserError, match="a density can't be fitted to the latent of a single training image"):
+        draw(subject, sampler, 10)
+
+
 def test_too_few_images_for_the_mixture(tmp_path: Path) -> None:
     subject = make_subject(tmp_path, Flat(ImageSpec(1, 1, 2)), mixture(9))
     with pytest.raises(UserError, match="needs at least 10 training images, not 9"):

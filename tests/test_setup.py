@@ -266,3 +266,9 @@ def test_a_compiled_step_is_the_step(name: str) -> None:
                 gradients.append(torch.cat([grad.flatten() for grad in grads]))
             torch.testing.assert_close(losses[1], losses[0], rtol=1e-3, atol=1e-4)
             torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-2, atol=1e-3)
+
+
+def test_levels_are_not_moved_where_their_probabilities_are_learned(tmp_path: Path) -> None:
+    data = {"name": "digits", "dequantise": True}
+    with pytest.raises(UserError, match="256 levels, and data.dequantise moves pixels between them: leave one of them"):
+        set_up(make_config(tmp_path / "r", model={"name": "mlp", "recon": "logistic_mixture"}, data=data))

@@ -364,6 +364,12 @@ def test_rvqs_gradient_goes_straight_to_the_encoder() -> None:
 # ---- lfq, bsq
 
 
+def test_one_number_on_a_sphere_is_refused() -> None:
+    with pytest.raises(UserError, match="one number can't move: set model.bits=2 or more"):
+        model_of("bsq", bits=1)
+    assert model_of("lfq", bits=1).codebook_size == 2
+
+
 @pytest.mark.parametrize("name", ["lfq", "bsq"])
 def test_terms_of_sign_codes_by_brute_force(name: str) -> None:
     """Entropies of q(c|x) over all 2^k codes, by the papers' softmax."""

@@ -12,7 +12,7 @@ Its keyword-only parameters are options of the config's `data:` section.
 
 from zoo.data.build import Data, build_data
 from zoo.data.pixels import augmented, dequantise, mirror, random_crop, to_float
-from zoo.data.sampler import batches, evaluation_batches, step_indices
+from zoo.data.sampler import batches, evaluation_batches, some, step_indices
 from zoo.data.source import DATASETS, Images, Source, register_dataset
 from zoo.data.splits import Membership
 
@@ -30,6 +30,7 @@ __all__ = [
     "mirror",
     "random_crop",
     "register_dataset",
+    "some",
     "step_indices",
     "to_float",
 ]

@@ -38,6 +38,11 @@ def permutation(n: int, *seed: int) -> Tensor:
     return torch.from_numpy(generator.permutation(n).astype(np.int64, copy=False))
 
 
+def some(images: Images, n: int, seed: int = 0) -> Images:
+    """Return at most `n` images, drawn evenly and always alike: the first ones of a split may be of one class."""
+    return images if len(images) <= n else images.subset(permutation(len(images), seed)[:n].sort().values)
+
+
 def step_indices(n: int, batch_size: int, seed: int, step: int, rank: int = 0, world: int = 1) -> Tensor:
     """Return which images rank `rank` of `world` trains on at `step`.
 

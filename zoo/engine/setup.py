@@ -168,6 +168,11 @@ def set_up(config: Config) -> Run:
     model = create(config.model.name, data.spec(pixel_range), **options)
     for remark in model.remarks:
         warn(f"model {config.model.name!r} {remark}")
+    if config.data.dequantise and getattr(getattr(model, "likelihood", None), "kind", "") == "logistic_mixture":
+        raise UserError(
+            "recon 'logistic_mixture' gives probabilities of the 256 levels, and data.dequantise moves pixels between "
+            "them: leave one of them out"
+        )
     for player in config.optimizer.players:
         if player not in model.players:
             known = did_you_mean(player, (*model.players, *OptimizerConfig.model_fields))

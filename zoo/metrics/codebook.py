@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from zoo.data import some
 from zoo.errors import DoesNotApply
 from zoo.families.discrete import code_counts
 from zoo.metrics.core import Score, Subject, register_metric
@@ -27,7 +28,7 @@ def codebook(subject: Subject) -> dict[str, Score]:
     model, test = subject.model, subject.data.test
     if not model.codebook_size:
         raise DoesNotApply(f"{subject.config.model.name!r} has no codebook: its latent is continuous")
-    images = test.subset(torch.arange(min(POINTS, len(test))))
+    images = some(test, POINTS)
     parts = {number: model.indices(batch.x, batch.y) for number, batch in subject.batches(images)}
     indices = subject.gather(parts)  # [N, P]
     counts = code_counts(indices, model.codebook_size, model.codebooks)  # [codebooks, codes]

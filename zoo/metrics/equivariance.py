@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from zoo.data import some
 from zoo.errors import DoesNotApply
 from zoo.metrics.core import Score, Subject, mean_score, register_metric
 from zoo.pictures.of_models import to_unit
@@ -18,7 +19,7 @@ LEAST_ERROR = 1e-10  # mean squared, so that two equal images have 100 dB
 def equivariance(subject: Subject) -> dict[str, Score]:
     """Row equivariance: PSNR of D(τ E(x)) against τ x, mean over test images and turns τ of 90, 180 and 270 degrees.
 
-    `psnr`, over all test images, is that number for τ the identity, and what can be hoped for: of the first 1000 here.
+    `psnr`, over all test images, is that number for τ the identity, and what can be hoped for: of 1000 here.
 
     Raises:
         UserError: if latents keep no grid, or grid or images are not square.
@@ -32,8 +33,7 @@ def equivariance(subject: Subject) -> dict[str, Score]:
     if height != width or model.image.height != model.image.width:
         raise DoesNotApply("equivariance turns images by 90 degrees, and these or their latents are not square")
     test = subject.data.test
-    first = test if len(test) <= IMAGES else test.subset(torch.arange(IMAGES))
-    values = {number: _decibels(subject, batch.x) for number, batch in subject.batches(first)}
+    values = {number: _decibels(subject, batch.x) for number, batch in subject.batches(some(test, IMAGES))}
     how = "PSNR of images decoded from turned posterior means against turned images, by 90, 180 and 270 degrees"
     return {"equivariance": mean_score(subject.gather(values), "dB", True, f"{how}, pixels in [0, 1]")}
 

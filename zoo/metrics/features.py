@@ -32,7 +32,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from zoo.data import Images
+from zoo.data import Images, some
 from zoo.errors import UserError, warn
 from zoo.metrics import samplers
 from zoo.metrics.core import Score, Subject
@@ -229,7 +229,7 @@ def load_extractor(subject: Subject, name: str) -> Extractor:
 
 
 def reference_features(subject: Subject, extractor: Extractor, split: Literal["test", "train"] = "test") -> Tensor:
-    """Return the features of the first `benchmark.n` images of a split, kept in `subject.cache`; a collective.
+    """Return features of `benchmark.n` test images, or of all training images, kept in `subject.cache`; a collective.
 
     The file is found by a digest of the images' pixels and of the extractor: another split, size, number, resize or
     weight file is another reference.
@@ -239,7 +239,8 @@ def reference_features(subject: Subject, extractor: Extractor, split: Literal["t
     """
 
     def compute() -> Tensor:
-        images = _first(getattr(subject.data, split), subject.config.benchmark.n)
+        data = subject.data
+        images = some(data.test, subject.config.benchmark.n) if split == "test" else data.train
         channels, height, width = images.shape
         digest = hashlib.blake2b(f"{extractor.name} {extractor.protocol} {images.shape}".encode(), digest_size=8)
         for positions in torch.arange(len(images)).split(1000):
@@ -271,13 +272,13 @@ def sample_features(subject: Subject, extractor: Extractor, sampler: str) -> Ten
 
 
 def reconstruction_features(subject: Subject, extractor: Extractor) -> Tensor:
-    """Return the features of the first `benchmark.n` test images' reconstructions, `[N, F]` on the CPU; a collective.
+    """Return the features of `benchmark.n` test images' reconstructions, `[N, F]` on the CPU; a collective.
 
     They are those of `reference_features`, each decoded from its posterior mean.
     """
 
     def compute() -> Tensor:
-        split = _first(subject.data.test, subject.config.benchmark.n)
+        split = some(subject.data.test, subject.config.benchmark.n)
         model = subject.model
         images = (
             (number, to_unit(model.reconstruct(batch.x, batch.y), model.image.range))
@@ -325,15 +326,16 @@ def sample_score(
         higher_is_better: Which way is up.
     """
     n = subject.config.benchmark.n
-    references = min(n, len(subject.data.test))
     about = samplers.SAMPLERS.lookup(sampler).about
-    drawn = f"{n} samples from {sampler} ({about}) against the first {references} test images"
+    drawn = f"{n} samples from {sampler} ({about}) against {compared(subject)}"
     protocol = f"{how}; {extractor.protocol}; {drawn}"
     return Score(value, "", higher_is_better, protocol, n, "test", sampler)
 
 
-def _first(split: Images, n: int) -> Images:
-    return split.subset(torch.arange(min(n, len(split))))
+def compared(subject: Subject) -> str:
+    """Say which test images features are compared with."""
+    n, there = subject.config.benchmark.n, len(subject.data.test)
+    return f"the first {there} test images" if there <= n else f"{n} of {there} test images, drawn by a fixed seed"
 
 
 def _as_they_are(subject: Subject, split: Images) -> Iterator[tuple[int, Tensor]]:

@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from zoo.data import Images
+from zoo.data import Images, some
 from zoo.engine.validation import average
 from zoo.errors import DoesNotApply
 from zoo.metrics.core import Score, Subject, register_metric
@@ -55,9 +55,9 @@ def estimate_mutual_information(mu: Tensor, logvar: Tensor, seed: int = 0) -> fl
     precision = (-logvar).exp()
     log_scale = (math.log(2 * math.pi) + logvar).sum(1)  # [N]
     log_aggregate = []
-    for some in z.split(POINTS_PER_CHUNK):
+    for rows in z.split(POINTS_PER_CHUNK):
         # (z - mu)^2 / sigma^2, multiplied out so that all pairs are two matrix products: [chunk, N]
-        distance = some.square() @ precision.T - 2 * some @ (mu * precision).T + (mu.square() * precision).sum(1)
+        distance = rows.square() @ precision.T - 2 * rows @ (mu * precision).T + (mu.square() * precision).sum(1)
         log_aggregate.append((-0.5 * (distance + log_scale)).logsumexp(1) - math.log(len(mu)))
     return (gaussian_log_prob(z, mu, logvar) - torch.cat(log_aggregate)).mean().item()
 
@@ -186,8 +186,7 @@ def spectrum(subject: Subject) -> dict[str, Score]:
 
 
 def _images(subject: Subject) -> Images:
-    test = subject.data.test
-    return test if len(test) <= POINTS else test.subset(torch.arange(POINTS))
+    return some(subject.data.test, POINTS)
 
 
 @torch.no_grad()

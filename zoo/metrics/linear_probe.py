@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from zoo.data import Images
+from zoo.data import Images, some
 from zoo.errors import DoesNotApply
 from zoo.metrics.core import Score, Subject, mean_score, register_metric
 
@@ -67,10 +67,9 @@ def _fitted(z: Tensor, y: Tensor, z_test: Tensor, weights: str | None = None) ->
 
 @torch.no_grad()
 def _latents(subject: Subject, split: Images) -> tuple[Tensor, Tensor]:
-    """Return posterior means `[N, D]` and labels of a split's first images."""
-    first = split if len(split) <= IMAGES else split.subset(torch.arange(IMAGES))
+    """Return posterior means `[N, D]` and labels of a split's images, or of some."""
     means, labels = {}, {}
-    for number, batch in subject.batches(first):
+    for number, batch in subject.batches(some(split, IMAGES)):
         if batch.y is None:
             raise DoesNotApply("the data has no labels, so linear_probe can't be measured")
         means[number], labels[number] = subject.model.encode(batch.x)[0].double(), batch.y

@@ -3,8 +3,9 @@
     authpct = share of samples s, with nearest training image t, for which |s - t| > |t - t'|,
               t' the training image nearest to t
 
-among features: a sample that lies nearer to a training image than any other training image does is taken for a copy of
-it. New images of the same distribution have about one half; a model that repeats its training images has 0.
+among features, over all training images: a sample that lies nearer to a training image than any other training image
+does is taken for a copy of it. New images of the same distribution have about one half; a model that repeats its
+training images has 0.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from zoo.errors import UserError
 from zoo.metrics import features
 from zoo.metrics.core import Score, Subject, register_metric
 
-CHUNK = 1000  # rows of a distance matrix held at once
+CHUNK = 200  # rows of a distance matrix held at once
 
 
 @register_metric("authpct", "share of samples that are no copies of training images, over 2015 Inception features")
@@ -35,7 +36,7 @@ def authpct(subject: Subject, *, extractor: str = "inception") -> dict[str, Scor
     drawn = subject.config.benchmark.n
     scores = {}
     for sampler, fake in features.sampled(subject, network):
-        how = f"share of {drawn} samples from {sampler} farther from their nearest of the first {len(train)} training "
+        how = f"share of {drawn} samples from {sampler} farther from their nearest of all {len(train)} training "
         how += f"images than that from its own nearest; {network.protocol}"
         row = network.row("authpct", "authpct", sampler)
         scores[row] = Score(authentic_share(train, fake), "", True, how, drawn, "train", sampler)
@@ -55,6 +56,8 @@ def authentic_share(train: Tensor, fake: Tensor) -> float:
     if len(train) < 2:
         raise UserError(f"whether samples are copies takes two training images or more, not {len(train)}")
     train, fake = train.double(), fake.double()
-    own = torch.cat([torch.cdist(rows, train).kthvalue(2, dim=1).values for rows in train.split(CHUNK)])  # 1st: itself
-    nearest = [torch.cdist(rows, train).min(1) for rows in fake.split(CHUNK)]
-    return torch.cat([found.values > own[found.indices] for found in nearest]).double().mean().item()
+    found = [torch.cdist(rows, train).min(1) for rows in fake.split(CHUNK)]
+    distance = torch.cat([each.values for each in found])
+    copied, which = torch.cat([each.indices for each in found]).unique(return_inverse=True)
+    own = [torch.cdist(train[rows], train).kthvalue(2, dim=1).values for rows in copied.split(CHUNK)]  # 1st: itself
+    return (distance > torch.cat(own)[which]).double().mean().item()

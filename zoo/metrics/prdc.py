@@ -61,8 +61,8 @@ def neighbour_shares(real: Tensor, fake: Tensor) -> dict[str, float]:
     """
     if min(len(real), len(fake)) <= K:
         raise UserError(
-            f"precision and recall need more than {K} images on each side, not {len(fake)} and {len(real)}: "
-            "raise benchmark.n"
+            f"precision and recall need more than {K} samples and test images, not {len(fake)} and {len(real)}: "
+            "raise benchmark.n, which is how many at most, or take more test images"
         )
     real, fake = real.double(), fake.double()
     real_radius, fake_radius = _radii(real), _radii(fake)

@@ -148,7 +148,7 @@ def perceptual_mobilenet(subject: Subject) -> dict[str, Score]:
 @register_metric("rfd_mobilenet", "the same over MobileNetV2, for photographs", extractor="mobilenet")
 @register_metric("rfd_dinov2", "the same over DINOv2, for photographs", extractor="dinov2")
 def rfid(subject: Subject, *, extractor: str = "inception") -> dict[str, Score]:
-    """Score the first `benchmark.n` test images' reconstructions against these images.
+    """Score the reconstructions of `benchmark.n` test images against these images.
 
     Args:
         subject: The model.
@@ -157,9 +157,11 @@ def rfid(subject: Subject, *, extractor: str = "inception") -> dict[str, Score]:
     network = features.load_extractor(subject, extractor)
     real = features.reference_features(subject, network)
     recon = features.reconstruction_features(subject, network)
-    how = f"{protocol(real, recon)}; {network.protocol}; posterior mean reconstructions of the first {len(recon)} test "
+    how = (
+        f"{protocol(real, recon)}; {network.protocol}; posterior mean reconstructions of {features.compared(subject)} "
+    )
     value, se = frechet_distance(real, recon), standard_error(real, recon)
-    return {network.row("rfid", "rfd"): Score(value, "", False, f"{how}images against these", len(recon), se=se)}
+    return {network.row("rfid", "rfd"): Score(value, "", False, f"{how}against these", len(recon), se=se)}
 
 
 def _size(subject: Subject) -> int:

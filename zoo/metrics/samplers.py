@@ -225,6 +225,8 @@ def training_latents(subject: Subject) -> Tensor:
             )
         batches = subject.batches(train, LATENT_BATCH)
         z = subject.gather({number: model(*batch).z.float() for number, batch in batches})
+        if len(z) < 2:
+            raise UserError("a density can't be fitted to the latent of a single training image")
         if not z.isfinite().all():
             raise UserError(
                 "the latents of the training images are not all finite, so no density can be fitted to them: the "

@@ -75,8 +75,12 @@ def k_means(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def nearest(x: Tensor, centres: Tensor) -> Tensor:
-    """Return the number of the centre that each vector is nearest to: `[N, D]` and `[K, D]` -> int64 `[N]`."""
-    distance = centres.square().sum(1) - 2 * x @ centres.T  # but for |x|^2, `[N, K]`
+    """Return the number of the centre that each vector is nearest to: `[N, D]` and `[K, D]` -> int64 `[N]`.
+
+    In float32 whatever a run computes in: bfloat16 can't tell near centres apart, not even a centre's own.
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        distance = centres.square().sum(1) - 2 * x @ centres.T  # but for |x|^2, `[N, K]`
     return distance.argmin(1)
 
 
@@ -126,7 +130,8 @@ class LinearQuantizer(NearestQuantizer):
     @property
     def codebook(self) -> Tensor:  # type: ignore[override]
         """The codes, `[K, D]`, with a gradient to the map."""
-        return self.map(self.random)
+        with torch.autocast(self.random.device.type, enabled=False):  # the same codes for whoever looks
+            return self.map(self.random)
 
 
 class VectorQuantizer(NearestQuantizer):

@@ -18,8 +18,9 @@ Logs:
     prior/loss: minus log p(codes) under the learned prior, nats per image.
 
 Departs from the paper: there is no discriminator and no perceptual term, and the net is no transformer; the average's
-entropy is exact within groups of `group` bits, as in the authors' code (the paper's text has groups of one). Weight and
-sharpness are of our own choice, as terms are sums here.
+entropy is exact within groups of `group` bits, as in the authors' code (the paper's text has groups of one); the
+decoder's gradient passes to u as it is, where that code scales it by 1 / sqrt(k). Weight and sharpness are of our own
+choice, as terms are sums here.
 """
 
 from typing import Any
@@ -30,6 +31,7 @@ from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor
 
 from zoo.base import Batch, ImageSpec, register
+from zoo.errors import UserError
 from zoo.families.discrete import SignVAE
 from zoo.parts.quantizers import SignQuantizer, straight_through
 
@@ -55,6 +57,8 @@ class BSQVAE(SignVAE):
         sharpness: PositiveFloat = 1.0,
         **options: Any,
     ) -> None:
+        if options.get("bits") == 1:
+            raise UserError("bsq's codes lie on a sphere, where one number can't move: set model.bits=2 or more")
         super().__init__(image, **options)
         self.entropy_weight, self.spread_weight, self.sharpness = entropy_weight, spread_weight, sharpness
         self.quantizer = SignQuantizer(self.dim, self.dim**-0.5)

@@ -12,15 +12,16 @@ log p(x) >= log p(x|e) + log p(codes), as the posterior is a point.
 
 Logs:
     entropy: P E[H(q(c|x))], of the codes of an image, nats.
-    codebook_entropy: P H(E[q(c|x)]), of the average over images and positions; at most P k log 2.
+    codebook_entropy: P H(E[q(c|x)]), of the average over images and positions, or its bound; at most P k log 2.
     commitment: |z - sg[e]|^2, before its weight.
     perplexity: of the codes used in the batch; 2^k if all are used alike.
     usage: share of the codes that the batch uses.
     prior/loss: minus log p(codes) under the learned prior, nats per image.
 
 Departs from the paper: there is no discriminator and no perceptual term; the prior is trained along with the codes, and
-is a causal transformer; the commitment is not in its text, but in what others trained after it. Weight and temperature
-are of our own choice, as terms are sums here.
+is a causal transformer; the commitment is not in its text, but in what others trained after it. Beyond `group` bits the
+average's entropy is the sum over groups of bits, which bounds it from above. Weight and temperature are of our own
+choice, as terms are sums here.
 """
 
 from typing import Any

@@ -11,8 +11,9 @@ the discretised logistic of Kingma et al. 2016, arXiv:1606.04934. Any other vari
 `recon: logistic_mixture` with 5 components.
 
 Departs from the paper: it is the likelihood of a VAE here, as in Child 2021 (arXiv:2011.10650), not of a PixelCNN; an
-image is the mean of P(x|z), each channel's with those before it at theirs, not a draw of it; differences of two
-logistic functions are computed exactly where the authors' code has approximations.
+image is the mean of P(x|z) but for the rounding to levels, each channel's with those before it at theirs, not a draw of
+it; differences of two logistic functions are computed exactly where the authors' code has approximations; log s is
+clamped to [-7, 20], as theirs from below, but its gradient passes.
 """
 
 from typing import Annotated, Any

@@ -84,8 +84,7 @@ class RVQVAE(QuantisedVAE):
     def loss(self, batch: Batch) -> dict[str, Tensor]:
         """Return loss, recon, kl, elbo, commitment, rest, perplexity and usage."""
         z = self.vectors(batch.x)  # [B, P, D]
-        with torch.autocast(z.device.type, enabled=False):
-            codes, indices = self.quantizer(z)  # [B, P S, D], [B, P S]
+        codes, indices = self.quantizer(z)  # [B, P S, D], [B, P S]
         if self.training:
             self.quantizer.see(z, codes, indices)
         sums = codes.unflatten(1, (-1, self.codebooks)).cumsum(2)  # [B, P, S, D], e_1 + .. + e_s

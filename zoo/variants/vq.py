@@ -87,8 +87,8 @@ class VQVAE(QuantisedVAE):
     def coded(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return z and e `[B, P, D]`, what the decoder sees, `[B, P D]`, and codes `[B, P]`; the codebook sees z."""
         z = self.vectors(x)
+        e, indices = self.quantizer(z)
         with torch.autocast(z.device.type, enabled=False):
-            e, indices = self.quantizer(z)
             decoded = self.towards(z, e).flatten(1)
         if self.training:
             self.quantizer.see(z, indices)
