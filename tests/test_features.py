@@ -18,7 +18,7 @@ from benchmarks.speed.feature_speed import write_random_weights
 from tests.test_samplers import Flat, Rank, make_subject
 from zoo.base import ImageSpec
 from zoo.config import DataConfig
-from zoo.data import Images, build_data, to_float
+from zoo.data import Images, build_data, some, to_float
 from zoo.errors import UserError
 from zoo.metrics import features
 from zoo.metrics.core import Subject
@@ -258,7 +258,7 @@ def test_the_classifier_takes_any_size_and_colours() -> None:
 def test_any_module_can_be_registered(subject: Subject) -> None:
     register_extractor("mine")(lambda: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
     extractor = load_extractor(subject, "mine")
-    pixels = subject.data.test.pixels[:120]
+    pixels = some(subject.data.test, 120).batch(torch.arange(120))[0]
     expected = (pixels / 255.0).mean((2, 3))
     assert torch.allclose(reference_features(subject, extractor), expected, atol=1e-6)
     assert extractor.row("fid", "fd") == "fd_mine" and extractor.row("kid", "kd", "gmm10") == "kd_mine@gmm10"
@@ -309,7 +309,8 @@ def again(subject: Subject, **changes: Any) -> Subject:
 
 def test_the_reference_is_computed_once_and_kept(subject: Subject) -> None:
     first = reference_features(subject, load_extractor(subject, "corner"))
-    assert torch.allclose(first, subject.data.test.pixels[:120, 0, :4, :4].flatten(1) / 255)
+    pixels = some(subject.data.test, 120).batch(torch.arange(120))[0]
+    assert torch.allclose(first, pixels[:, 0, :4, :4].flatten(1) / 255)
     assert seen(subject) == 120
     second = again(subject)
     assert torch.equal(reference_features(second, load_extractor(second, "corner")), first) and seen(second) == 0
@@ -318,7 +319,9 @@ def test_the_reference_is_computed_once_and_kept(subject: Subject) -> None:
 def changed_images(subject: Subject) -> Subject:
     test = subject.data.test
     pixels = test.pixels.clone()
-    pixels[119, 2, 15, 15] ^= 1
+    drawn = some(test, 120).index
+    assert drawn is not None
+    pixels[drawn[-1], 2, 15, 15] ^= 1
     return again(subject, data=replace(subject.data, test=replace(test, pixels=pixels)))
 
 
