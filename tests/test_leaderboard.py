@@ -385,6 +385,16 @@ def test_older_code_and_protocols_are_marked(tmp_path: Path) -> None:
     assert {row.name: row.made for row in board.rows} == {"a": "2026-11-02", "b": "2026-11-01", "c": ""}
 
 
+def test_a_frechet_distance_over_any_features_is_foremost_and_copies_are_last(tmp_path: Path) -> None:
+    names = ("authpct_mobilenet", "coverage_mobilenet", "fd_infinity_mobilenet", "fd_mobilenet", "kd_mobilenet")
+    metrics = {name: {"value": 1.5, "protocol": "p", "higher_is_better": True} for name in names}
+    write_run(tmp_path / "a", "a", metrics=metrics)
+    write_run(tmp_path / "b", "b", metrics=metrics)
+    (board,) = boards_of(tmp_path)
+    found = [column.name for column in board.columns if column.name in names]
+    assert found == [names[3], names[1], names[2], names[4], names[0]]
+
+
 def test_families_are_those_of_the_readme() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     table = text[text.index("| family | names |") :].split("\n\n")[0]

@@ -19,7 +19,7 @@ from zoo.reports.board import pictures
 from zoo.reports.leaderboard import build_boards, find_runs
 
 DOCS = ROOT / "docs" / "variants"
-RESULTS = [ROOT / "benchmarks" / "results" / name for name in ("zoo",)]
+RESULTS = [ROOT / "benchmarks" / "results" / name for name in ("zoo", "celeba")]
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,12 @@ FORMATS = ("svg", "pdf")
 TOL = "#3b3d42 #88ccee #332288 #44aa99 #117733 #999933 #ddaa33 #cc6677 #882255 #aa4499 #a9abae"
 COLOURS = dict(zip((*FAMILIES, OTHER), TOL.split(), strict=True))
 MARKERS = dict(zip((*FAMILIES, OTHER), ("o", "d", "s", "^", "*", "1", "P", "x", "2", "+", "."), strict=True))
-PAIRS = (("training_time", "fid"), ("training_time", "fd_lenet"), ("rate", "distortion"))  # across, up
+PAIRS = (
+    ("training_time", "fid"),
+    ("training_time", "fd_lenet"),
+    ("training_time", "fd_mobilenet"),
+    ("rate", "distortion"),
+)  # across, up
 SPAN = 20  # from where on an axis is logarithmic
 
 

@@ -25,7 +25,9 @@ from zoo.reports.board.statistics import Interval, interval
 from zoo.reports.reference import Comparison, Run
 from zoo.texts import placeless, printable
 
-MAIN_METRICS = ("fid", "fd_lenet", "nll", "elbo", "psnr", "kl", "recon")  # in this order, where there are such
+# In this order, where there are such, before all others; the last ones behind them.
+MAIN_METRICS = (r"fid", r"fd_(?!infinity)\w+", r"nll", r"elbo", r"psnr", r"kl", r"recon")
+LAST_METRICS = re.compile(r"authpct(_\w+)?")  # says of samples that are not good already next to nothing
 COST_UNITS = ("s", "MiB", "images/s")
 DIFFERING = ("unit", "sampler", "split", "n", "kind")  # what tells columns of one name apart, in words
 LIKELIHOOD = re.compile(r"(nll|elbo|bits_per_dim|distortion|rate)(_dynamic|_fixed)?")
@@ -246,7 +248,8 @@ class Board:
 
 def _order(column: Column, rows: int) -> tuple[Any, ...]:
     name = column.name.partition("@")[0]  # fid@gmm10 is fid, by another sampler
-    main = MAIN_METRICS.index(name) if name in MAIN_METRICS else len(MAIN_METRICS)
+    main = next((i for i, pattern in enumerate(MAIN_METRICS) if re.fullmatch(pattern, name)), len(MAIN_METRICS))
+    main += bool(LAST_METRICS.fullmatch(name))
     return column.is_cost, not column.ranked, main, column.name, -rows, str(column)
 
 
