@@ -1,8 +1,9 @@
 """Copy finished runs, small enough to commit: `python -m benchmarks.publish runs/zoo benchmarks/results/zoo`.
 
 Of each run: config, results, and of each config's first seed the pictures that a leaderboard shows, small, and without
-the images of a data set whose terms forbid it. The leaderboard is then written from the copies, so that whoever has
-them can write it again.
+the images of a data set whose terms forbid it. Published runs among them are taken as they are: a suite whose folder
+holds them goes on with what they lack. The leaderboard is then written from the copies, so that whoever has them can
+write it again.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from zoo.config import read_yaml
 from zoo.engine.checkpoint import load
 from zoo.errors import UserError
 from zoo.evaluation import data_of
-from zoo.files import CONFIG_FILE, RESULTS_FILE
+from zoo.files import CONFIG_FILE, MODEL_FILE, RESULTS_FILE
 from zoo.pictures.of_models import reconstructions
 from zoo.pictures.of_runs import first_batch
 from zoo.reports import leaderboard
-from zoo.reports.board.pictures import PICTURES
+from zoo.reports.board.pictures import PICTURES, picture_file
 from zoo.reports.board.reading import build_boards, find_runs
 from zoo.reports.reference import Run
 
@@ -65,7 +66,10 @@ def _copy(run: Run, folder: Path, with_pictures: bool) -> None:
     results = json.loads((run.folder / RESULTS_FILE).read_text())
     (folder / RESULTS_FILE).write_text(json.dumps(results, indent=1) + "\n")
     for name in PICTURES.values() if with_pictures else ():
-        if name == PICTURES["reconstructions"] and config["data"]["name"] in WITHHELD:
+        if not (run.folder / MODEL_FILE).is_file():  # published before, and copied for the suite to go on beside it
+            if (picture := picture_file(run.folder, name)).is_file():
+                shutil.copy(picture, folder)
+        elif name == PICTURES["reconstructions"] and config["data"]["name"] in WITHHELD:
             with TemporaryDirectory() as temporary:
                 _shrink(_without_originals(run.folder, Path(temporary)), folder, name)
         else:

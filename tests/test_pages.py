@@ -51,6 +51,17 @@ def test_published_runs_are_small_and_whole(source: Path, tmp_path: Path) -> Non
     assert (tmp_path / "leaderboard.html").is_file()
 
 
+def test_what_was_published_can_be_published_again(source: Path, tmp_path: Path) -> None:
+    """As a suite needs that goes on, on another machine, beside the rows it has."""
+
+    def files(folder: Path) -> dict[str, bytes]:
+        return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+    publish.publish(source, tmp_path / "once")
+    assert publish.publish(tmp_path / "once" / "runs", tmp_path / "again") == 2
+    assert files(tmp_path / "again" / "runs") == files(tmp_path / "once" / "runs") and files(tmp_path / "once")
+
+
 def test_pictures_of_photographs_keep_their_colours_and_not_the_photographs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
