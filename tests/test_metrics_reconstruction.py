@@ -202,7 +202,7 @@ def test_rfid_compares_reconstructions_with_their_images(tmp_path: Path) -> None
     noisy.config.benchmark.n = 30
     row = rfid(noisy, extractor="lenet")["rfd_lenet"]
     assert row.value > 0.1 and row.n == 30 and row.sampler is None
-    assert "posterior mean reconstructions of the first 30 test images" in row.protocol
+    assert "posterior mean reconstructions of 30 of 40 test images, drawn by a fixed seed" in row.protocol
     assert "LeNet" in row.protocol and "covariances singular" in row.protocol
     exact = replace(noisy, model=Flat(noisy.model.image).eval(), memo={})
     assert rfid(exact, extractor="lenet")["rfd_lenet"].value == pytest.approx(0, abs=1e-3 * row.value)
