@@ -24,7 +24,7 @@ from zoo.config import read_yaml
 from zoo.engine.checkpoint import load
 from zoo.errors import UserError
 from zoo.evaluation import data_of
-from zoo.files import CONFIG_FILE, MODEL_FILE, RESULTS_FILE
+from zoo.files import CONFIG_FILE, RESULTS_FILE
 from zoo.pictures.of_models import reconstructions
 from zoo.pictures.of_runs import first_batch
 from zoo.reports import leaderboard
@@ -66,14 +66,14 @@ def _copy(run: Run, folder: Path, with_pictures: bool) -> None:
     results = json.loads((run.folder / RESULTS_FILE).read_text())
     (folder / RESULTS_FILE).write_text(json.dumps(results, indent=1) + "\n")
     for name in PICTURES.values() if with_pictures else ():
-        if not (run.folder / MODEL_FILE).is_file():  # published before, and copied for the suite to go on beside it
-            if (picture := picture_file(run.folder, name)).is_file():
-                shutil.copy(picture, folder)
+        picture = picture_file(run.folder, name)
+        if picture.suffix == ".webp":  # a run's own is a PNG: this one was published, and copied for a suite to go on
+            shutil.copy(picture, folder)
         elif name == PICTURES["reconstructions"] and config["data"]["name"] in WITHHELD:
             with TemporaryDirectory() as temporary:
                 _shrink(_without_originals(run.folder, Path(temporary)), folder, name)
         else:
-            _shrink(run.folder / f"{name}.png", folder, name)
+            _shrink(picture, folder, name)
 
 
 def _without_originals(run: Path, folder: Path) -> Path:

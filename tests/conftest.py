@@ -42,6 +42,16 @@ def data_root() -> Path:
 
 
 @pytest.fixture
+def any_names(tmp_path: Path) -> None:
+    """Files whose names are no text, which Linux lets them have."""
+    try:
+        (tmp_path / "\udcff").touch()
+        (tmp_path / "\udcff").unlink()
+    except (OSError, UnicodeEncodeError):
+        pytest.skip("this file system's names are text")
+
+
+@pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     """Run a command in this process; return its exit code, output and errors."""
 

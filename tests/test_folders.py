@@ -496,16 +496,9 @@ class TestBalance:
             build(pictures(tmp_path, [f"{i}.png" for i in range(9)]), balance=True)
 
 
+@pytest.mark.usefixtures("any_names")
 class TestNamesThatAreNoText:
     """Linux lets a file's name hold any bytes."""
-
-    @pytest.fixture(autouse=True)
-    def such_names_are_possible(self, tmp_path: Path) -> None:
-        try:
-            (tmp_path / "\udcff").touch()
-            (tmp_path / "\udcff").unlink()
-        except (OSError, UnicodeEncodeError):
-            pytest.skip("this file system's names are text")
 
     def test_pictures_may_have_them(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         root = pictures(tmp_path / "x", ["\udcff.png", *(f"{i}.png" for i in range(9))])

@@ -78,8 +78,27 @@ def test_pictures_of_photographs_keep_their_colours_and_not_the_photographs(
         # Two steps teach no colour: what is drawn in bright ones is an image of the data.
         bright = (pixels.max(2) - pixels.min(2) > 100).mean()
         assert (bright > 0.01) == (not withheld), bright
+        publish.publish(tmp_path / "kept" / "runs", tmp_path / "again")
+        kept, again = (tmp_path / at / "runs" / "faces" / "reconstructions.webp" for at in ("kept", "again"))
+        assert again.read_bytes() == kept.read_bytes()
         text = pictures.embed(tmp_path / "kept" / "runs" / "faces" / "generated_samples.webp")
         assert text.startswith("data:image/webp")
+
+
+def test_photographs_of_a_run_without_weights_are_not_published(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reconstructions can't be drawn anew, and the picture that is there has the photographs in it."""
+    out = tmp_path / "runs" / "faces"
+    np.save(tmp_path / "faces.npy", np.random.default_rng(0).integers(0, 2, (60, 16, 16, 3), np.uint8) * 255)
+    assert run(make_config(out, steps=2, data={"name": "arrays", "root": str(tmp_path / "faces.npy")})) == 0
+    results = out / "results.json"
+    results.write_text(json.dumps(json.loads(results.read_text()) | {"commit": "abc"}))
+    monkeypatch.setattr(publish, "WITHHELD", ("arrays",))
+    (out / "model.safetensors").unlink()
+    (out / "checkpoints" / "latest").unlink(missing_ok=True)
+    assert publish.main([str(tmp_path / "runs"), str(tmp_path / "kept")]) == 2
+    assert not list((tmp_path / "kept").rglob("reconstructions.*"))
 
 
 def test_what_was_not_committed_is_not_published(
