@@ -62,6 +62,20 @@ def test_a_code_is_predicted_from_those_before_it_alone() -> None:
 
 
 @torch.no_grad()
+def test_what_it_draws_by_is_what_it_gives_codes_probability_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keys and values that are kept from position to position stand for those that `logits` makes anew."""
+    torch.manual_seed(0)
+    prior = AutoregressivePrior(CODES, POSITIONS, width=8)
+    for parameter in prior.parameters():
+        parameter.add_(0.3 * torch.randn_like(parameter))
+    made: list[Tensor] = []
+    step = prior._next_logits
+    monkeypatch.setattr(prior, "_next_logits", lambda x, seen: made.append(step(x, seen)) or made[-1])
+    drawn = prior.sample(20, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(torch.stack(made, 1), prior.logits(drawn[:, :-1]))
+
+
+@torch.no_grad()
 def test_it_learns_and_draws_what_it_was_shown(trained: AutoregressivePrior) -> None:
     shown = torch.tensor([[0, 1, 2, 0], [1, 2, 0, 1]])
     torch.testing.assert_close(trained.log_prob(shown).exp(), torch.tensor([0.75, 0.25]), atol=0.05, rtol=0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -11,6 +13,8 @@ from zoo.errors import UserError
 from zoo.parts.distributions import bounded_logvar, gaussian_kl, gaussian_log_prob, gaussian_sample, standard_normal
 from zoo.parts.flows import Coupling
 
+HEADS = 4
+
 
 class AutoregressivePrior(nn.Module):
     """p(c_1) p(c_2|c_1) .. p(c_P|c_1 .. c_{P-1}) over P codes out of K, by a small causal transformer.
@@ -18,7 +22,7 @@ class AutoregressivePrior(nn.Module):
     Args:
         codes: K.
         positions: P.
-        width: Of the transformer, a multiple of 4.
+        width: Of the transformer, a multiple of its four heads.
         layers: Of the transformer.
     """
 
@@ -28,7 +32,7 @@ class AutoregressivePrior(nn.Module):
         self.start = nn.Parameter(torch.zeros(1, 1, width))
         self.embedding = nn.Embedding(codes, width)
         self.position = nn.Parameter(0.02 * torch.randn(positions, width))
-        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
+        layer = nn.TransformerEncoderLayer(width, HEADS, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
         self.transformer = nn.TransformerEncoder(layer, layers, nn.LayerNorm(width), enable_nested_tensor=False)
         self.head = nn.Linear(width, codes)
 
@@ -53,9 +57,11 @@ class AutoregressivePrior(nn.Module):
         device = self.position.device
         if torch.compiler.is_exporting():
             return self._drawn_in_a_loop(torch.rand(n, self.positions, device=device))
-        indices = torch.zeros(n, 0, dtype=torch.long, device=device)
-        for _ in range(self.positions):
-            shares = self.logits(indices)[:, -1].softmax(1)
+        indices = torch.empty(n, self.positions, dtype=torch.long, device=device)
+        x = self.start.expand(n, -1, -1)
+        seen = [x.new_empty(2, n, HEADS, 0, x.shape[2] // HEADS) for _ in self.transformer.layers]
+        for i in range(self.positions):
+            shares = self._next_logits(x + self.position[i], seen).softmax(1)
             if not shares.isfinite().all():
                 raise UserError(
                     "the learned prior's shares of the codes are not finite, so none can be drawn: its weights are too "
@@ -63,8 +69,26 @@ class AutoregressivePrior(nn.Module):
                 )
             source = device if generator is None else generator.device
             drawn = torch.multinomial(shares.to(source), 1, generator=generator).to(device)
-            indices = torch.cat([indices, drawn], 1)
+            indices[:, i : i + 1] = drawn
+            x = self.embedding(drawn)
         return indices
+
+    def _next_logits(self, x: Tensor, seen: list[Tensor]) -> Tensor:
+        """Return what `logits` has for the newest position, without the work of those before.
+
+        Args:
+            x: The newest position's input, `[n, 1, W]`.
+            seen: Each layer's keys and values of the positions before, `[2, n, H, i, W/H]`; the newest is appended.
+        """
+        for i, layer in enumerate(cast("list[nn.TransformerEncoderLayer]", self.transformer.layers)):
+            attention = layer.self_attn
+            projected = F.linear(layer.norm1(x), attention.in_proj_weight, attention.in_proj_bias)
+            query, key, value = projected.unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)  # [n, H, 1, W/H] each
+            seen[i] = torch.cat([seen[i], torch.stack([key, value])], 3)
+            looked_up = F.scaled_dot_product_attention(query, *seen[i])
+            x = x + attention.out_proj(looked_up.transpose(1, 2).flatten(2))
+            x = x + layer.linear2(layer.activation(layer.linear1(layer.norm2(x))))
+        return self.head(cast("nn.LayerNorm", self.transformer.norm)(x))[:, 0].float()
 
     def _drawn_in_a_loop(self, uniform: Tensor) -> Tensor:
         """Draw codes by uniform numbers `[n, P]`, as one loop in a graph: int64 `[n, P]`."""
