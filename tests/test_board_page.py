@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -179,6 +182,24 @@ def test_a_row_opens_and_a_second_stands_beside_it(browser: Browser, few: str) -
     assert "name: mlp" in browser.run(text) and "name: vq" in browser.run(text)
     assert browser.run("return performance.getEntriesByType('resource').filter(r => !r.name.startsWith('data:'))") == []
     assert browser.said() == []
+
+
+def test_a_command_that_the_page_tells_names_its_two_folders_whatever_they_are_called(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """A quote in a name would end the word, and what follows be run; bytes that are no text would end the page."""
+    runs = [tmp_path / "runs" / name for name in ("it's $(touch x) 100%", os.fsdecode(b"\xff0"))]
+    for number, folder in enumerate(runs):
+        write_run(tmp_path / "runs" / "new", ("mlp", "vq")[number], metrics=elbo(number), config_hash=str(number))
+        (tmp_path / "runs" / "new").rename(folder)
+    build(tmp_path / "runs", tmp_path / "out")
+    browser.go((tmp_path / "out" / "leaderboard.html").as_uri())
+    click(browser, "#app tbody th .name > button", "mlp")
+    choose(browser, "Compare with", "vq")
+    told = browser.run("return document.querySelector('dialog[open]').textContent").split("run.py compare ")[1]
+    words = told[: told.index("FF0'") + 4]
+    split = subprocess.run(["bash", "-c", f"printf '%s\\0' {words}"], capture_output=True, check=True, cwd=tmp_path)
+    assert split.stdout.split(b"\0")[:-1] == [b"../runs/" + os.fsencode(run.name) for run in runs]
 
 
 def test_a_link_shows_what_its_sender_saw(browser: Browser, few: str) -> None:

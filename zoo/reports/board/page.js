@@ -47,7 +47,7 @@ function read() {
   const given = new URLSearchParams(location.hash.slice(1));
   state = Object.fromEntries(KEYS.map(key => [key, given.get(key) ?? ""]));
   state.family = new Set(given.getAll("family"));
-  state.columns = given.getAll("column");
+  state.columns = [...new Set(given.getAll("column"))];
 }
 function write() {
   const kept = new URLSearchParams();
@@ -360,6 +360,14 @@ function labels(svg, list, wanted) {
 
 // --- An opened row, and a second one beside it
 
+const folder = r => (r.seeds[0]?.[1] ?? "").replace(/\/config\.yaml$/, "");
+
+/** A URL's path as one word of a shell, whatever bytes it stands for. */
+function word(url) {
+  try { return `'${decodeURIComponent(url).replaceAll("'", "'\\''")}'`; }
+  catch { return `$'${url.replaceAll("%", "\\x")}'`; } // bytes that are no text
+}
+
 function open() {
   const row = board().rows.find(r => r.id === state.row), other = board().rows.find(r => r.id === state.vs);
   if (!row) { if (dialog.open) dialog.close(); return; }
@@ -370,7 +378,6 @@ function open() {
   const alone = other ? null : ["samples", "reconstructions"].filter(k => row.pictures[k]).map(k => h("div", {}, h("h3", {}, k), h("img", {src: row.pictures[k], alt: `${k} of ${row.name}`})));
   const numbers = board().columns.map((c, n) => pair.some(r => r.cells[n]) && h("tr", {}, h("th", {scope: "row", title: c.about}, `${c.key} ${c.arrow} ${c.unit}`),
     pair.map(r => h("td", {class: r.cells[n]?.[BEST] ? "best" : null}, r.cells[n]?.[0] ?? ""))));
-  const folder = r => decodeURIComponent(r.seeds[0]?.[1] ?? "").replace(/\/config\.yaml$/, "");
   const about = r => h("div", {}, h("h3", {}, r.name), h("dl", {},
     [["variant", `${r.variant} ${r.options}`], ["family", r.family], ...r.facts, ...(r.older ? [["older", r.older]] : []), ...r.published.map(([, text]) => ["published", text])].map(([key, text]) => [h("dt", {}, key), h("dd", {}, text)]),
     h("dt", {}, "seeds"), h("dd", {}, r.seeds.map(([seed, url], i) => [i ? ", " : "", h("a", {href: url, title: "config.yaml"}, String(seed))]))),
@@ -379,7 +386,7 @@ function open() {
     h("header", {}, h("h2", {}, row.name), second, h("button", {class: "closer", onclick: () => dialog.close()}, "Close")),
     h("div", {class: "sides pictures"}, alone ?? [pictures("samples"), pictures("reconstructions")]),
     h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, "metric"), pair.map(r => h("th", {}, r.name)))), h("tbody", {}, numbers)),
-    other && h("p", {class: "muted"}, `Differences with their intervals, in words: run.py compare '${folder(row)}' '${folder(other)}'`),
+    other && h("p", {class: "muted"}, `Differences with their intervals, in words: run.py compare ${word(folder(row))} ${word(folder(other))}`),
     h("div", {class: "sides"}, pair.map(about)));
   if (!dialog.open) dialog.showModal();
 }
