@@ -38,7 +38,7 @@ WITHHELD = ("celeba",)  # data sets whose own images are not to be handed on
 
 
 def publish(source: Path, out: Path) -> int:
-    """Copy the runs below `source` to `out/runs`, replacing what is there.
+    """Copy the runs below `source` to `out/runs`, replacing what is there once all are copied.
 
     Returns:
         How many.
@@ -50,11 +50,15 @@ def publish(source: Path, out: Path) -> int:
     for run in runs:
         if run.results.commit.endswith("-dirty"):
             raise UserError(f"{run.folder} was made from code that is not committed: {run.results.commit}")
-    shutil.rmtree(out / "runs", ignore_errors=True)
-    for board in build_boards(runs, []):
-        for row in board.rows:
-            for run in row.runs:
-                _copy(run, out / "runs" / run.folder.name, with_pictures=run is row.runs[0])
+    out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out, prefix=".runs") as temporary:  # what is there may be what is copied
+        copies = Path(temporary) / "runs"
+        for board in build_boards(runs, []):
+            for row in board.rows:
+                for run in row.runs:
+                    _copy(run, copies / run.folder.name, with_pictures=run is row.runs[0])
+        shutil.rmtree(out / "runs", ignore_errors=True)
+        copies.rename(out / "runs")
     return len(runs)
 
 

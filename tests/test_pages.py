@@ -15,6 +15,7 @@ from benchmarks import pages, publish
 from tests.runs import ROOT, make_config, run
 from zoo.base import VARIANTS
 from zoo.documentation import definitions, document
+from zoo.errors import UserError
 from zoo.reports.board import pictures
 from zoo.reports.leaderboard import build_boards, find_runs
 
@@ -60,6 +61,23 @@ def test_what_was_published_can_be_published_again(source: Path, tmp_path: Path)
     publish.publish(source, tmp_path / "once")
     assert publish.publish(tmp_path / "once" / "runs", tmp_path / "again") == 2
     assert files(tmp_path / "again" / "runs") == files(tmp_path / "once" / "runs") and files(tmp_path / "once")
+    publish.publish(tmp_path / "again" / "runs", tmp_path / "again")  # onto itself
+    assert files(tmp_path / "again") == files(tmp_path / "once")
+
+
+def test_what_was_published_stays_where_its_successor_cannot_be_copied(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish.publish(source, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+
+    def fails(*_: object) -> None:
+        raise UserError("no")
+
+    monkeypatch.setattr(publish, "_shrink", fails)
+    with pytest.raises(UserError):
+        publish.publish(source, tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_pictures_of_photographs_keep_their_colours_and_not_the_photographs(
