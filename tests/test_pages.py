@@ -33,6 +33,20 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def coloured(folder: Path) -> Path:
+    """Train on images of bright colours, in `runs/faces`."""
+    out = folder / "runs" / "faces"
+    np.save(folder / "faces.npy", np.random.default_rng(0).integers(0, 2, (60, 16, 16, 3), np.uint8) * 255)
+    assert run(make_config(out, steps=2, data={"name": "arrays", "root": str(folder / "faces.npy")})) == 0
+    results = out / "results.json"
+    results.write_text(json.dumps(json.loads(results.read_text()) | {"commit": "abc"}))
+    return out
+
+
 def test_published_runs_are_small_and_whole(source: Path, tmp_path: Path) -> None:
     (tmp_path / "runs" / "gone").mkdir(parents=True)
     assert publish.main([str(source), str(tmp_path)]) == 0
@@ -54,10 +68,6 @@ def test_published_runs_are_small_and_whole(source: Path, tmp_path: Path) -> Non
 
 def test_what_was_published_can_be_published_again(source: Path, tmp_path: Path) -> None:
     """As a suite needs that goes on, on another machine, beside the rows it has."""
-
-    def files(folder: Path) -> dict[str, bytes]:
-        return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
-
     publish.publish(source, tmp_path / "once")
     assert publish.publish(tmp_path / "once" / "runs", tmp_path / "again") == 2
     assert files(tmp_path / "again" / "runs") == files(tmp_path / "once" / "runs") and files(tmp_path / "once")
@@ -69,7 +79,7 @@ def test_what_was_published_stays_where_its_successor_cannot_be_copied(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish.publish(source, tmp_path)
-    before = sorted(tmp_path.rglob("*"))
+    before = files(tmp_path)
 
     def fails(*_: object) -> None:
         raise UserError("no")
@@ -77,17 +87,13 @@ def test_what_was_published_stays_where_its_successor_cannot_be_copied(
     monkeypatch.setattr(publish, "_shrink", fails)
     with pytest.raises(UserError):
         publish.publish(source, tmp_path)
-    assert sorted(tmp_path.rglob("*")) == before
+    assert files(tmp_path) == before
 
 
 def test_pictures_of_photographs_keep_their_colours_and_not_the_photographs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "runs" / "faces"
-    np.save(tmp_path / "faces.npy", np.random.default_rng(0).integers(0, 2, (60, 16, 16, 3), np.uint8) * 255)
-    assert run(make_config(out, steps=2, data={"name": "arrays", "root": str(tmp_path / "faces.npy")})) == 0
-    results = out / "results.json"
-    results.write_text(json.dumps(json.loads(results.read_text()) | {"commit": "abc"}))
+    coloured(tmp_path)
     for withheld in ((), ("arrays",)):
         monkeypatch.setattr(publish, "WITHHELD", withheld)
         publish.publish(tmp_path / "runs", tmp_path / "kept")
@@ -107,11 +113,7 @@ def test_photographs_of_a_run_without_weights_are_not_published(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its reconstructions can't be drawn anew, and the picture that is there has the photographs in it."""
-    out = tmp_path / "runs" / "faces"
-    np.save(tmp_path / "faces.npy", np.random.default_rng(0).integers(0, 2, (60, 16, 16, 3), np.uint8) * 255)
-    assert run(make_config(out, steps=2, data={"name": "arrays", "root": str(tmp_path / "faces.npy")})) == 0
-    results = out / "results.json"
-    results.write_text(json.dumps(json.loads(results.read_text()) | {"commit": "abc"}))
+    out = coloured(tmp_path)
     monkeypatch.setattr(publish, "WITHHELD", ("arrays",))
     (out / "model.safetensors").unlink()
     (out / "checkpoints" / "latest").unlink(missing_ok=True)
