@@ -19,7 +19,7 @@ from zoo.metrics.kid import kernel_distance
 from zoo.records import Metric, Results
 from zoo.reports.board.reading import build_boards
 from zoo.reports.board.rows import Board
-from zoo.reports.board.statistics import difference, holm, interval, mean_ranks, shown_worse
+from zoo.reports.board.statistics import difference, holm, interval, mean_ranks, not_shown_worse
 from zoo.reports.reference import Run
 
 BOARDS = 1000
@@ -72,15 +72,57 @@ def test_with_many_equal_rows_the_best_is_seldom_denied() -> None:
     chance = np.random.default_rng(3)
     wrong = 0
     for _ in range(200):
-        worse = shown_worse(chance.standard_normal((20, 4)).tolist(), higher_is_better=False)
-        assert worse is not None
-        wrong += sum(worse)
+        wrong += not_shown_worse(chance.standard_normal((20, 4)).tolist(), higher_is_better=False).count(False)
     assert wrong / (200 * 20) < 0.05
+
+
+def test_a_row_that_spreads_wider_than_others_is_not_denied_for_that() -> None:
+    """Nine rows of spread 1 and one of 6, all of them equal; and with it nine rows of a single seed."""
+    chance = np.random.default_rng(5)
+    denied = 0
+    for _ in range(BOARDS):
+        rows = [*(chance.standard_normal(3) for _ in range(9)), 6 * chance.standard_normal(3)]
+        rows += [chance.standard_normal(1) for _ in range(9)]
+        good = not_shown_worse([row.tolist() for row in rows], higher_is_better=True)
+        denied += not good[9]
+        assert not any(good[10:])
+    assert denied / BOARDS <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / BOARDS)
+
+
+@pytest.mark.parametrize("counts", [(3, 1), (1, 2), (3, 3)])
+def test_equal_rows_differ_as_seldom_as_is_promised_whatever_their_seeds(counts: tuple[int, int]) -> None:
+    """Test images are the same for all seeds, and their error says nothing of how seeds spread."""
+    chance = np.random.default_rng(counts)
+    found = [
+        difference(
+            *(chance.standard_normal(n).tolist() for n in counts), errors=([0.01] * counts[0], [0.01] * counts[1])
+        )
+        for _ in range(BOARDS)
+    ]
+    ps = [d.p for d in found if d is not None and d.over == "seeds"]
+    assert len(ps) == BOARDS
+    assert np.mean(np.array(ps) < 0.05) <= 0.05 + 2 * math.sqrt(0.05 * 0.95 / BOARDS)
+    held = np.mean([d.low <= 0 <= d.high for d in found if d is not None])
+    assert held >= 0.95 - 2 * math.sqrt(0.05 * 0.95 / BOARDS)
+
+
+def test_no_spread_over_a_few_seeds_is_no_certainty() -> None:
+    few, many = difference([20.0] * 3, [20.001] * 3), difference([20.0] * 5, [20.001] * 5)
+    assert few is not None and few.p == pytest.approx(2 / math.comb(6, 3)) and few.low == few.high
+    assert many is not None and many.p == pytest.approx(2 / math.comb(10, 5))
+    same = difference([20.0] * 3, [20.0] * 3)
+    assert same is not None and same.p == 1
+    assert not_shown_worse([[20.0] * 3, [20.001] * 3], True) == [True, True]
+    assert not_shown_worse([[20.0] * 5, [20.001] * 5], True) == [False, True]
+    assert not_shown_worse([[math.inf] * 3, [20.0] * 3], True) == [False, False]  # nothing to be compared with
 
 
 def test_the_numbers_are_scipys() -> None:
     a, b = [1.0, 2.0, 4.0], [3.0, 3.5, 5.0, 9.0]
     found = difference(a, b)
+    pooled = difference(a, b[:1])
+    students = stats.ttest_ind(a, b[:1])  # a single value adds no degree of freedom
+    assert pooled is not None and pooled.p == pytest.approx(students.pvalue, rel=1e-9)
     theirs = stats.ttest_ind(a, b, equal_var=False)
     assert found is not None and found.p == pytest.approx(theirs.pvalue, rel=1e-9)
     assert (found.low, found.high) == pytest.approx(tuple(theirs.confidence_interval(0.95)), rel=1e-9)
@@ -148,7 +190,36 @@ def test_two_configs_are_compared_in_words(tmp_path: Path, capsys: pytest.Captur
     said = capsys.readouterr().out
     assert "elbo: not told apart" in said and "how much another seed would differ is not known" in said
     assert main(["compare", str(tmp_path / "once"), str(tmp_path / "good_digits_0")]) == 0
-    assert "nothing follows" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "elbo: good is better than once" in said and "the other's spread over seeds is taken for its own" in said
+    assert "not known" not in said
+
+
+def test_what_cant_be_compared_is_said_once_with_its_cause(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.test_leaderboard import write_run
+
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        rows = {f"m{i}": {"value": value, "higher_is_better": True} for i in range(3)}
+        rows["endless"] = {"value": math.inf if name == "a" else value, "higher_is_better": True}
+        write_run(tmp_path / name, name, 0, rows)
+        for seed in range(3):
+            write_run(
+                tmp_path / f"{name * 2}_{seed}", name * 2, seed, {"flat": {"value": value, "higher_is_better": True}}
+            )
+    assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    said = capsys.readouterr().out
+    assert "m0, m1, m2: nothing follows, as neither has a second seed, nor both a known standard error." in said
+    assert "endless: nothing follows, as a value is not finite." in said
+    assert main(["compare", str(tmp_path / "aa_0"), str(tmp_path / "bb_0")]) == 0
+    said = capsys.readouterr().out
+    assert "flat: not told apart, as neither has a spread over so few seeds." in said and "unknown how sure" in said
+
+
+def test_a_config_and_itself_are_no_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.test_leaderboard import elbo, write_run
+
+    for seed in range(2):
+        write_run(tmp_path / f"bad_digits_{seed}", "bad", seed, elbo(-20.0 - seed / 100))
     assert main(["compare", str(tmp_path / "bad_digits_1"), str(tmp_path / "bad_digits_0")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -51,6 +51,7 @@ class Metric(BaseModel):
     n: Count | None = None
     split: Word = ""
     sampler: Word | None = None
+    commit: Word = ""  # of the code that measured it
 
 
 class Life(BaseModel):

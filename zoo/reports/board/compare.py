@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
 from zoo.errors import UserError
 from zoo.files import RESULTS_FILE
-from zoo.reports.board.reading import build_boards
+from zoo.reports.board.reading import build_boards, row_key
 from zoo.reports.board.rows import Board, Cell, Column, Row
 from zoo.reports.board.statistics import LEVEL, Difference, difference, holm
 from zoo.reports.reference import Run, read_run
@@ -48,8 +49,7 @@ def _seeds(folder: Path) -> list[Run]:
                 other = read_run(beside / name)
             except UserError:  # not what was asked about
                 continue
-            same = [(r.results.variant, r.results.dataset, r.results.config_hash) for r in (run, other)]
-            if same[0] == same[1]:
+            if row_key(run, [run, other]) == row_key(other, [run, other]):
                 runs.setdefault(other.results.seed, other)
     return [runs[seed] for seed in sorted(runs)]
 
@@ -61,18 +61,20 @@ def _report(board: Board, rows: list[Row], columns: list[Column]) -> list[str]:
     significant = {id(d) for d, is_so in zip(ranked, holm([d.p for d in ranked]), strict=True) if is_so}
     names = [f"{row.name} ({_count(row)})" for row in rows]
     lines = [["", *names, f"difference, {100 * LEVEL:.0f} % interval", "p"]]
-    sentences = []
+    sentences: dict[str, list[str]] = {}  # what follows, and from which metrics
     for column, pair, d in zip(columns, cells, found, strict=True):
         head = " ".join(filter(None, (board.headings[column], column.arrow, column.unit)))
         lines.append([head, *(board.text(row, column) for row in rows), *_difference(board, column, pair, d)])
         if column.ranked:
-            sentences.append(_sentence(board, rows, column, d, d is not None and id(d) in significant))
+            told = _what_follows(board, rows, column, d, d is not None and id(d) in significant)
+            sentences.setdefault(told, []).append(board.headings[column])
     widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
     table = [
         "  ".join(t.rjust(w) if i else t.ljust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True)))
         for line in lines
     ]
-    return [board.title, *(line.rstrip() for line in table), "", *sentences, *_caution(found)]
+    follows = [f"{', '.join(metrics)}: {told}." for told, metrics in sentences.items()]
+    return [board.title, *(line.rstrip() for line in table), "", *follows, *_caution(rows, found)]
 
 
 def _count(row: Row) -> str:
@@ -81,33 +83,40 @@ def _count(row: Row) -> str:
 
 def _difference(board: Board, column: Column, pair: list[Cell], d: Difference | None) -> tuple[str, str]:
     digits = board.decimals[column]
-    if d is not None and d.low == d.high:  # counts that no seed moves
-        return f"{d.value:+,.{digits}f}", ""
-    if d is None:
+    if d is None or (d.low == d.high and column.ranked):
         return f"{pair[0].mean - pair[1].mean:+,.{digits}f}, unknown how sure", ""
+    if d.low == d.high:  # counts that no seed moves
+        return f"{d.value:+,.{digits}f}", ""
     p = "< 0.001" if d.p < 0.001 else f"{d.p:.3f}"
     return f"{d.value:+,.{digits}f} ({d.low:+,.{digits}f} to {d.high:+,.{digits}f})", p
 
 
-def _sentence(board: Board, rows: list[Row], column: Column, d: Difference | None, significant: bool) -> str:
-    name, digits = board.headings[column], board.decimals[column]
+def _what_follows(board: Board, rows: list[Row], column: Column, d: Difference | None, significant: bool) -> str:
+    digits = board.decimals[column]
     if d is None:
-        return f"{name}: nothing follows, as one run has neither a second seed nor a known standard error."
+        finite = all(math.isfinite(value) for row in rows for value in row.cells[column].values)
+        why = "neither has a second seed, nor both a known standard error" if finite else "a value is not finite"
+        return f"nothing follows, as {why}"
+    if not significant and d.low == d.high:
+        return "not told apart, as neither has a spread over so few seeds"
     if not significant and d.p < 1 - LEVEL:
-        return f"{name}: told apart if it were the only metric (p = {d.p:.3f}), but not among so many."
+        return f"told apart if it were the only metric (p = {d.p:.3f}), but not among so many"
     if not significant:
-        return f"{name}: not told apart; the truth may lie anywhere from {d.low:+,.{digits}f} to {d.high:+,.{digits}f}."
+        return f"not told apart; the truth may lie anywhere from {d.low:+,.{digits}f} to {d.high:+,.{digits}f}"
     better, worse = rows if (d.value > 0) == column.higher_is_better else rows[::-1]
     ends = sorted(abs(end) for end in (d.low, d.high))
     unit = f" {column.unit}" if column.unit else ""
-    return (
-        f"{name}: {better.name} is better than {worse.name}, by {ends[0]:,.{digits}f} to {ends[1]:,.{digits}f}{unit}."
-    )
+    return f"{better.name} is better than {worse.name}, by {ends[0]:,.{digits}f} to {ends[1]:,.{digits}f}{unit}"
 
 
-def _caution(found: list[Difference | None]) -> list[str]:
+def _caution(rows: list[Row], found: list[Difference | None]) -> list[str]:
     lines = ["Welch's test over seeds where both have two or more; Holm's correction for the number of metrics."]
-    if any(d is not None and d.over == "images" for d in found):
+    over = {d.over for d in found if d is not None}
+    if "seeds" in over and 1 in [len(row.seeds) for row in rows]:
+        lines.append(
+            "Where one has a single seed, the other's spread over seeds is taken for its own (Student's test)."
+        )
+    if "images" in over:
         lines.append(
             "With one seed the two trained models are compared, over test images: how much another seed would differ "
             "is not known."

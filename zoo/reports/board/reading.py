@@ -14,7 +14,7 @@ from zoo.errors import UserError
 from zoo.files import CONFIG_FILE, RESULTS_FILE
 from zoo.records import Metric
 from zoo.reports.board.rows import Board, Cell, Column, Row, processes
-from zoo.reports.board.statistics import shown_worse
+from zoo.reports.board.statistics import not_shown_worse
 from zoo.reports.reference import Reference, Run, compare_all, read_run
 from zoo.texts import printable
 
@@ -46,16 +46,15 @@ def find_runs(root: Path) -> tuple[list[Run], list[str]]:
     """
     if not root.is_dir():
         raise UserError(f"there is no folder {root}")
-    runs: dict[tuple[str, str, str, int], Run] = {}
-    problems = []
+    found, problems = [], []
     for folder in _run_folders(root):
         try:
-            run = read_run(folder)
+            found.append(read_run(folder))
         except UserError as error:
             problems.append(str(error))
-            continue
-        results = run.results
-        key = (results.variant, results.dataset, results.config_hash, results.seed)
+    runs: dict[tuple[str, ...], Run] = {}
+    for run in found:
+        key = (*row_key(run, found), str(run.results.seed))
         if twin := runs.get(key):
             newer, older = sorted((run, twin), key=lambda r: (r.folder / RESULTS_FILE).stat().st_mtime, reverse=True)
             problems.append(f"{older.folder} repeats {newer.folder}, which is newer: same config, same seed")
@@ -64,6 +63,11 @@ def find_runs(root: Path) -> tuple[list[Run], list[str]]:
     if not runs:
         raise UserError("; ".join([f"no finished run in {root}", *problems]))
     return list(runs.values()), problems
+
+
+def row_key(run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
+    """Return what a run has in common with its repeats by other seeds, and with no other of `runs`."""
+    return run.results.variant, run.results.dataset, _content(run, runs), run.results.config_hash
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
@@ -131,9 +135,9 @@ def _fill(board: Board) -> None:
     for column in board.columns:
         cells = [row.cells[column] for row in board.rows if column in row.cells]
         if column.higher_is_better is not None:
-            worse = shown_worse([cell.values for cell in cells], column.higher_is_better)
-            for cell, is_worse in zip(cells, worse or [True] * len(cells), strict=True):
-                cell.best = not is_worse
+            best = not_shown_worse([cell.values for cell in cells], column.higher_is_better)
+            for cell, is_best in zip(cells, best, strict=True):
+                cell.best = is_best
     _tell_apart(board.rows)
     _mark_older(board)
     first = next((column for column in board.columns if column.ranked), None)
@@ -154,22 +158,11 @@ def _tell_apart(rows: Sequence[Row]) -> None:
 
 
 def _mark_older(board: Board) -> None:
-    """Say of each row in what it is older than the newest one, as far as days are known."""
-    newest = max(board.rows, key=lambda row: row.made)
-    if not newest.made:
-        return
-    protocols: dict[str, set[str]] = {}
-    for column in newest.cells:
-        protocols.setdefault(column.name, set()).add(column.protocol)
+    """Say of each row whose code is older than the newest one's: what it measured by may be older too."""
+    newest = max(board.rows, key=lambda row: row.started)
     for row in board.rows:
-        code = row.commit != newest.commit and row.made < newest.made
-        other = {
-            c.name
-            for c in row.cells
-            if not c.is_cost and not c.kind and c.protocol not in protocols.get(c.name, {c.protocol})
-        }
-        if row.made < newest.made:
-            row.older = ", ".join(["code"] * code + [f"protocol of {name}" for name in sorted(other)])
+        if row.started < newest.started and row.commit != newest.commit:
+            row.older = f"its code ({row.commit[:7] or 'unknown'}) is older than the newest row's ({newest.commit[:7]})"
 
 
 def _measurements(run: Run) -> Iterator[tuple[Column, float, float | None]]:

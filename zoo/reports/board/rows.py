@@ -106,9 +106,11 @@ class Row:
     options: str = ""  # what tells it from the board's other rows of the same variant
     cells: dict[Column, Cell] = field(default_factory=dict)
     alias: str = ""  # a name that no other row of the board has
-    older: str = ""  # in what its code or protocol is older than that of the board's newest row
+    older: str = ""  # that its code is older than that of the board's newest row
     links: dict[int, str] = field(default_factory=dict)  # seed to its config file
+    folder: str = ""  # the first seed's, as a URL: from where the board was made, else from the page
     pictures: dict[str, str] = field(default_factory=dict)  # "samples" and "reconstructions" as data URIs
+    files: dict[str, str] = field(default_factory=dict)  # the same as links to whole files
 
     @property
     def variant(self) -> str:
@@ -150,14 +152,24 @@ class Row:
         return _short(self.runs[0].config.get("model.recon", ""))
 
     @property
+    def newest(self) -> Run:
+        """The run that was started last."""
+        return max(self.runs, key=_started)
+
+    @property
+    def started(self) -> str:
+        """When that was, in UTC; "" of runs from before that was written down."""
+        return _started(self.newest)
+
+    @property
     def made(self) -> str:
-        """The day of its newest start, "2026-11-03"; "" of runs from before that was written down."""
-        return max((life.started[:10] for run in self.runs for life in run.results.history), default="")
+        """The day of that, "2026-11-03"."""
+        return self.started[:10]
 
     @property
     def commit(self) -> str:
-        """Of the code that trained it, the first seed's."""
-        return self.runs[0].results.commit
+        """Of the code that trained it."""
+        return self.newest.results.commit
 
     @property
     def seeds(self) -> list[int]:
@@ -182,9 +194,12 @@ class Row:
             "on": [f"{r.device}, {processes(r)}, precision {r.precision}" for r in results],
             "made": [self.made or "not written down"],
             "commit": [r.commit for r in results],
+            "measured at commit": [m.commit for r in results for m in r.metrics.values() if m.commit],
             "config hash": [r.config_hash for r in results],
             "command": [r.command for r in results],
         }
+        if {*facts["measured at commit"]} <= {*facts["commit"]}:
+            del facts["measured at commit"]
         return {name: "\n".join(dict.fromkeys(values)) for name, values in facts.items()}
 
 
@@ -278,18 +293,24 @@ def _kind(protocol: str) -> str:
 
 
 def kind_mark(kind: str) -> str:
-    """Name a kind of likelihood in a word or two."""
+    """Name a kind of likelihood in a word or two, with the pixels' range where it is not [0, 1]."""
     named = re.search(r"likelihood '(\w+)'", kind)
     words = [named[1] if named else "grey" if "grey pixels" in kind else "Bernoulli" if "Bernoulli" in kind else kind]
+    span = re.search(r"pixels in (\[[^]]*\])", kind)
+    words += [f"on {span[1]}"] if named and span and span[1] != "[0, 1]" else []
     words += ["binarised"] if named and "binarised" in kind else []
     return " ".join([*words, *(["given the label"] if "given the label" in kind else [])])
 
 
 def badness(row: Row, column: Column | None) -> float:
-    """Return what rows are sorted by: the lower the better, and last what has no such number."""
-    if column is None or column not in row.cells or math.isnan(row.cells[column].mean):
+    """Return what rows are sorted by: the lower the better, and last what has no such number that is finite."""
+    if column is None or column not in row.cells or not math.isfinite(row.cells[column].mean):
         return math.inf
     return -row.cells[column].mean if column.higher_is_better else row.cells[column].mean
+
+
+def _started(run: Run) -> str:
+    return max((life.started for life in run.results.history), default="")
 
 
 def processes(results: Results) -> str:
