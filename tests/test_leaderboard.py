@@ -126,7 +126,7 @@ def test_what_cant_be_told_from_the_best_is_as_good_and_one_seed_never_wins_alon
     write_seeds(tmp_path, "lucky", [-9.0])
     write_seeds(tmp_path, "unlucky", [-30.0])
     (board,) = boards_of(tmp_path)
-    assert sorted(best(board, "elbo")) == ["lucky", "sure", "tied"]
+    assert sorted(best(board, "elbo")) == ["sure", "tied"]
 
 
 def test_one_seed_each_shows_nothing(tmp_path: Path) -> None:
@@ -374,15 +374,69 @@ def test_a_row_bears_the_name_that_its_suite_gave_it(tmp_path: Path) -> None:
     assert {row.name for row in board.rows} == {"beta4", "beta half"}
 
 
-def test_older_code_and_protocols_are_marked(tmp_path: Path) -> None:
-    for name, day, commit, protocol in (("a", "2026-11-02", "new", "p2"), ("b", "2026-11-01", "old", "p1")):
-        metrics = {"psnr": {"value": 1.0, "protocol": protocol}}
-        history = [{"started": f"{day}T10:00:00+00:00"}]
-        write_run(tmp_path / name, name, metrics=metrics, commit=commit, history=history)
-    write_run(tmp_path / "c", "c", metrics={"psnr": {"value": 1.0, "protocol": "p2"}}, commit="new")
+def test_older_code_is_marked_wherever_a_row_is_named(tmp_path: Path) -> None:
+    """By the hour and the commit: of one day's commits one is the newest. A row is as new as its newest seed."""
+    starts = {"a": ("12:00", "new", 0), "b": ("10:00", "old", 0), "c": ("11:00", "new", 0), "d": ("09:00", "old", 0)}
+    starts["d, again"] = ("12:00", "new", 1)
+    for name, (hour, commit, seed) in starts.items():
+        metrics = {"psnr": {"value": 1.0, "protocol": f"of {name}"}}  # a protocol may be a variant's own
+        history = [{"started": f"2026-11-02T{hour}:00+00:00"}]
+        write_run(tmp_path / "runs" / name, name[0], seed, metrics=metrics, commit=commit, history=history)
+    write_run(tmp_path / "runs" / "undated", "undated", metrics={"psnr": {"value": 1.0}}, commit="new")
+    (board,) = boards_of(tmp_path / "runs")
+    older = {"b": "its code (old) is older than the newest row's (new)"}
+    assert {row.name: row.older for row in board.rows if row.older} == older
+    assert {row.name: row.made for row in board.rows} == dict.fromkeys("abcd", "2026-11-02") | {"undated": ""}
+    page = build(tmp_path / "runs", tmp_path / "out")
+    assert {row["name"]: row["older"] for row in data_of(page)["boards"][0]["rows"] if row["older"]} == older
+    for ending in ("md", "tex"):
+        text = (tmp_path / "out" / f"leaderboard.{ending}").read_text(encoding="utf-8")
+        assert "b (older)" in text and "a (older)" not in text and "2026-11-02 new" in text
+    with (tmp_path / "out" / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
+        assert {(line["name"], line["older"]) for line in csv.DictReader(file) if line["older"]} == {*older.items()}
+
+
+def test_who_measured_is_told_where_it_is_other_code(tmp_path: Path) -> None:
+    for name, commit in (("a", "new"), ("b", "old")):
+        metrics = {"psnr": {"value": 1.0, "commit": "new"}}
+        write_run(tmp_path / name, name, metrics=metrics, commit=commit)
     (board,) = boards_of(tmp_path)
-    assert {row.name: row.older for row in board.rows} == {"a": "", "b": "code, protocol of psnr", "c": ""}
-    assert {row.name: row.made for row in board.rows} == {"a": "2026-11-02", "b": "2026-11-01", "c": ""}
+    assert {row.name: row.facts.get("measured at commit") for row in board.rows} == {"a": None, "b": "new"}
+
+
+def test_runs_on_other_images_are_no_repeats(tmp_path: Path) -> None:
+    """Of one config and one seed, with the data behind it exchanged; an unknown digest is that of the others."""
+    for name, digest in (("one", "abc"), ("other", "def")):
+        write_run(tmp_path / name / "mlp_digits_0", data_digest=digest)
+        assert len(find_runs(tmp_path)[0]) == (1 if name == "one" else 2) and find_runs(tmp_path)[1] == []
+    assert [len(board.rows) for board in boards_of(tmp_path)] == [1, 1]
+    write_run(tmp_path / "one" / "again")
+    runs, problems = find_runs(tmp_path / "one")
+    assert len(runs) == 1 and "repeats" in problems[0]
+
+
+def test_kinds_of_likelihood_are_told_apart_by_their_range(tmp_path: Path) -> None:
+    for number, span in enumerate(("[0, 1]", "[-1, 1]", "[-1, 1]")):
+        protocol = f"density of pixels in {span}, likelihood 'mse'; one posterior sample per image"
+        write_run(tmp_path / "runs" / str(number), f"v{number}", metrics=elbo(-number, protocol=protocol))
+    page = build(tmp_path / "runs", tmp_path / "out")
+    assert sorted(data_of(page)["kinds"].values()) == ["mse", "mse on [-1, 1]"]
+    for ending, found in (("md", "*mse*"), ("tex", r"\emph{mse}")):
+        assert found in (tmp_path / "out" / f"leaderboard.{ending}").read_text(encoding="utf-8")
+
+
+def test_what_is_not_finite_comes_last_on_the_page_and_in_text(tmp_path: Path) -> None:
+    values = {"endless": math.inf, "none": math.nan, "good": 30.0, "bad": 10.0}
+    for name, value in values.items():
+        write_run(tmp_path / "runs" / name, name, metrics={"psnr": {"value": value, "higher_is_better": True}})
+    (board,) = boards_of(tmp_path / "runs")
+    assert [row.name for row in board.sorted_by(column(board, "psnr"))] == ["good", "bad", "endless", "none"]
+    cells = {
+        row["name"]: list(row["cells"].values())
+        for row in data_of(build(tmp_path / "runs", tmp_path))["boards"][0]["rows"]
+    }
+    means = {name: [cell[1] for cell in of_row if cell[0] in ("inf", "nan")] for name, of_row in cells.items()}
+    assert means == {"good": [], "bad": [], "endless": [None], "none": [None]}
 
 
 def test_a_frechet_distance_over_any_features_is_foremost_and_copies_are_last(tmp_path: Path) -> None:
@@ -407,6 +461,9 @@ EVIL = (
     '</script><script>alert("1")</script>',
     '"><img src=x onerror=alert(1)>',
     "[a](javascript:alert(1))",
+    "[2cm] --",
+    "*",
+    "https://x.example WWW.x.example",
     "=HYPERLINK(1)",
     "\\input{/etc/passwd} $x$ & % # _ ^ ~",
 )
@@ -429,7 +486,10 @@ def test_the_page_needs_no_network_and_no_file_trusts_a_text(tmp_path: Path) -> 
     markdown = (out / "leaderboard.md").read_text(encoding="utf-8")
     assert not re.search(r"(?<!\\)<(script|img)", markdown)
     assert not re.search(r"(?<!\\)\[a\]\(javascript", markdown)
+    assert not re.search(r"(?<!\\)://|www\.", markdown, re.IGNORECASE)  # which become links
     tex = (out / "leaderboard.tex").read_text(encoding="utf-8")
+    assert not re.search(r"\\\\\s*[\[*]", tex), "behind the end of a line these are its options"
+    assert "--" not in tex
     assert "\\input" not in tex and "$x$" not in tex and r"\$x\$ \& \% \# \_" in tex
     with (out / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
         assert not [cell for line in csv.reader(file) for cell in line if cell.startswith(("=", "+", "@"))]

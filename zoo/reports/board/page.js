@@ -70,7 +70,7 @@ function order() {
   const by = [NAME, SEEDS_COLUMN, MADE].includes(head) ? head : head === undefined ? -1 : column(head);
   if (by !== -1) return [by, way === "up" ? 1 : -1];
   const first = shown().find(number => board().columns[number].arrow && board().columns[number].better) ?? shown()[0];
-  return first === undefined ? [NAME, 1] : [first, board().columns[first].better > 0 ? -1 : 1];
+  return first === undefined ? [NAME, 1] : [first, board().columns[first].better < 0 ? 1 : -1];
 }
 const value = (row, by) => by === NAME ? row.name : by === SEEDS_COLUMN ? row.seeds.length : by === MADE ? row.made : row.cells[by]?.[MEAN];
 function rows() {
@@ -116,9 +116,17 @@ function controls() {
     board().kinds.map(k => h("option", {value: k, selected: k === kind()}, `likelihood: ${k}`)));
   return h("div", {},
     h("div", {class: "bar"}, boards || h("h2", {}, board().title), search, pick("Net", "net", distinct(all.map(r => r.net)), "all nets"),
-      pick("Likelihood", "likelihood", distinct(all.map(r => r.likelihood)), "all likelihoods"), kinds, chooser()),
+      pick("Likelihood", "likelihood", distinct(all.map(r => r.likelihood)), "all likelihoods"), kinds, sorter(), chooser()),
     h("div", {class: "bar legend", role: "group", "aria-label": "Families"}, chips),
     h("div", {class: "tabs", role: "tablist"}, tabs));
+}
+
+/** Where there are cards, and no heads to click. */
+function sorter() {
+  const [by, way] = order(), keys = [[NAME, NAME], [SEEDS_COLUMN, SEEDS_COLUMN], ...shown().map(n => [n, board().columns[n].key])];
+  const option = ([id, key], up) => h("option", {value: `${key} ${up ? "up" : "down"}`, selected: id === by && (way > 0) === up}, `${key} ${up ? "upwards" : "downwards"}`);
+  return h("select", {class: "sorter", "aria-label": "Sort by", onchange: event => set({sort: event.target.value})},
+    keys.flatMap(key => [option(key, true), option(key, false)]));
 }
 
 function chooser() {
@@ -142,9 +150,12 @@ function head(by, text, small, title, first) {
   const [sorted, way] = order(), current = sorted === by;
   const next = current ? (way > 0 ? "down" : "up") : first;
   const key = typeof by === "number" ? board().columns[by].key : by;
-  return h("th", {scope: "col", title, "aria-sort": current && (way > 0 ? "ascending" : "descending")},
+  return h("th", {scope: "col", title, style: by === NAME && `width:${share()}%`, "aria-sort": current && (way > 0 ? "ascending" : "descending")},
     h("button", {onclick: () => set({sort: `${key} ${next}`})}, text), small && h("small", {}, small));
 }
+/** What a table of few columns is wide at most, and which part of it names have: 300 px. */
+const most = () => 420 + 150 * shown().length;
+const share = () => Math.max(24, Math.round(30000 / most()));
 const hasPublished = () => view().name === "Overview" && board().rows.some(row => row.published.length);
 
 function table() {
@@ -154,8 +165,8 @@ function table() {
   const made = view().name === "Cost";
   const body = list.map(row => h("tr", {"data-row": row.id, onpointerenter: () => light(row.id), onpointerleave: () => light(null)},
     h("th", {scope: "row"}, h("div", {class: "name"},
-      h("button", {title: [row.name, row.variant, row.options].filter(Boolean).join(" · "), onclick: () => set({row: row.id, vs: ""}, open)}, mark(row), h("span", {}, row.name)),
-      row.older && h("span", {class: "old", title: `older: ${row.older}`}, "older"),
+      h("button", {title: [row.name, row.variant, row.options].filter(Boolean).join(" · "), onclick: () => set({row: row.id, vs: ""}, open)}, mark(row), h("span", {}, row.name.trim() || "(blank)")),
+      row.older && h("span", {class: "old", title: row.older}, "older"),
       h("div", {class: "thumbs"}, Object.entries(row.pictures).map(([name, uri]) =>
         h("div", {class: "thumb"}, h("img", {src: uri, alt: `${name} of ${row.name}`, loading: "lazy", decoding: "async"})))))),
     h("td", {"data-label": "seeds", class: row.seeds.length === 1 ? "one" : null, title: row.seeds.length === 1 ? "one seed: how much another would differ is not known" : null},
@@ -167,22 +178,23 @@ function table() {
   const protocols = numbers.map(n => [h("dt", {}, board().columns[n].head), h("dd", {}, board().columns[n].about)]);
   const published = hasPublished() ? list.flatMap(row => row.published.map(([, text, protocol]) => [h("dt", {}, `${row.name}, published`), h("dd", {}, `${text}: ${protocol}`)])) : [];
   return h("div", {class: "board"},
-    h("table", {style: `max-width:${420 + 150 * numbers.length}px`}, h("thead", {}, h("tr", {}, head(NAME, "Name", `${list.length} of ${board().rows.length} rows`, "", "up"), head(SEEDS_COLUMN, "seeds", "\u00a0", "", "down"),
+    h("table", {style: `max-width:${most()}px`}, h("thead", {}, h("tr", {}, head(NAME, "Name", `${list.length} of ${board().rows.length} rows`, "", "up"), head(SEEDS_COLUMN, "seeds", "\u00a0", "", "down"),
       made && head(MADE, "made", "or commit", "", "down"), heads, hasPublished() && h("th", {}, "published", h("small", {}, "within tolerance?")))), h("tbody", {}, body)),
-    !list.length && h("div", {class: "none"}, "No row is left: search for less, or take a filter back."),
+    !list.length && h("div", {class: "none"}, "No row is left. ", h("button", {class: "chip", onclick: () => set({q: "", net: "", likelihood: "", family: new Set()})}, "Show all rows")),
     h("details", {class: "about"}, h("summary", {}, "Protocols", published.length ? " and published numbers" : ""), h("dl", {}, protocols, published)));
 }
+const told = c => [c.head, c.arrow, c.unit].filter(Boolean).join(" ");
 function cell(row, n, first) {
   const c = board().columns[n], found = row.cells[n];
   if (!found) {
     const others = first ? row.kinds : [];
-    if (!others.length || others.includes(kind())) return h("td", {class: "empty", "data-label": c.head});
-    return h("td", {class: "kinds", "data-label": c.head}, h("button", {title: `another kind of likelihood, which does not compare: ${others.join("; ")}`, onclick: () => set({kind: others[0]})}, DATA.kinds[others[0]]));
+    if (!others.length || others.includes(kind())) return h("td", {class: "empty", "data-label": told(c)});
+    return h("td", {class: "kinds", "data-label": told(c)}, h("button", {title: `another kind of likelihood, which does not compare: ${others.join("; ")}`, onclick: () => set({kind: others[0]})}, DATA.kinds[others[0]]));
   }
   const [mean, half] = found[0].split(" ± ");
   const over = found[OVER] ? `95 % interval over ${found[OVER]}: ${found[LOW]} to ${found[HIGH]}` : `no interval: ${found[SEEDS]} seed${found[SEEDS] === 1 ? "" : "s"}`;
   const tied = found[BEST] ? "; no row is shown to be better" : "";
-  return h("td", {class: found[BEST] ? "best" : null, "data-label": c.head, title: over + tied}, h("span", {}, mean, half && h("span", {class: "pm"}, ` ± ${half}`)));
+  return h("td", {class: found[BEST] ? "best" : null, "data-label": told(c), title: over + tied}, h("span", {}, mean, half && h("span", {class: "pm"}, ` ± ${half}`)));
 }
 function light(id) {
   for (const lit of document.querySelectorAll(".lit")) lit.classList.remove("lit");
@@ -259,11 +271,11 @@ function drawRanks(figure) {
   const listed = new Set(rows().map(row => row.id));
   const list = board().rows.filter(row => at.has(row.id) && listed.has(row.id)).sort((a, b) => at.get(a.id) - at.get(b.id));
   if (!list.length) return figure.replaceChildren();
-  const best = Math.min(...means);
+  const best = Math.min(...means), some = best + critical < Math.max(...means);
   figure.replaceChildren(h("h3", {}, "Mean rank"),
-    h("p", {class: "muted"}, `Over ${over.join("; ")}, of the rows that have all of them; 1 is the best. Rows left of the dashed line are not told from the first: the critical difference is ${critical.toFixed(1)} (Nemenyi; it takes the metrics for independent, which they are not quite).`),
+    h("p", {class: "muted"}, `Over ${over.join("; ")}, of the rows that have all of them; 1 is the best. ${some ? "Rows left of the dashed line are" : "No row is"} ${some ? "not " : ""}told from the first: the critical difference is ${critical.toFixed(1)} (Nemenyi; it takes the metrics for independent, which they are not quite).`),
     h("div", {class: "draw"}, lines(figure, list, row => at.get(row.id), row => at.get(row.id), row => at.get(row.id), {label: "mean rank"},
-      best + critical < Math.max(...means) ? [Plot.ruleX([best + critical], {stroke: "currentColor", strokeDasharray: "4 3"})] : [])));
+      some ? [Plot.ruleX([best + critical], {stroke: "currentColor", strokeDasharray: "4 3"})] : [])));
 }
 function drawScatter(figure, list) {
   const [x, y] = axes();
@@ -360,8 +372,6 @@ function labels(svg, list, wanted) {
 
 // --- An opened row, and a second one beside it
 
-const folder = r => (r.seeds[0]?.[1] ?? "").replace(/\/config\.yaml$/, "");
-
 /** A URL's path as one word of a shell, whatever bytes it stands for. */
 function word(url) {
   try { return `'${decodeURIComponent(url).replaceAll("'", "'\\''")}'`; }
@@ -374,8 +384,9 @@ function open() {
   const second = h("select", {"aria-label": "Compare with", onchange: event => set({vs: event.target.value}, open)},
     h("option", {value: ""}, "compare with …"), [...board().rows].filter(r => r !== row).sort((a, b) => a.name.localeCompare(b.name)).map(r => h("option", {value: r.id, selected: r === other}, r.name)));
   const pair = other ? [row, other] : [row];
-  const pictures = kind => other ? pair.map(r => r.pictures[kind] ? h("div", {}, h("h3", {}, `${kind} of ${r.name}`), h("img", {src: r.pictures[kind], alt: `${kind} of ${r.name}`})) : h("div", {class: "muted"}, `no ${kind}`)) : null;
-  const alone = other ? null : ["samples", "reconstructions"].filter(k => row.pictures[k]).map(k => h("div", {}, h("h3", {}, k), h("img", {src: row.pictures[k], alt: `${k} of ${row.name}`})));
+  const picture = (r, kind, title) => h("div", {}, h("h3", {}, title, " ", h("a", {href: r.files[kind]}, "whole file")), h("img", {src: r.pictures[kind], alt: `${kind} of ${r.name}`}));
+  const pictures = kind => pair.map(r => r.pictures[kind] ? picture(r, kind, `${kind} of ${r.name}`) : h("div", {class: "muted"}, `no ${kind}`));
+  const alone = other ? null : ["samples", "reconstructions"].filter(k => row.pictures[k]).map(k => picture(row, k, k));
   const numbers = board().columns.map((c, n) => pair.some(r => r.cells[n]) && h("tr", {}, h("th", {scope: "row", title: c.about}, `${c.key} ${c.arrow} ${c.unit}`),
     pair.map(r => h("td", {class: r.cells[n]?.[BEST] ? "best" : null}, r.cells[n]?.[0] ?? ""))));
   const about = r => h("div", {}, h("h3", {}, r.name), h("dl", {},
@@ -386,7 +397,7 @@ function open() {
     h("header", {}, h("h2", {}, row.name), second, h("button", {class: "closer", onclick: () => dialog.close()}, "Close")),
     h("div", {class: "sides pictures"}, alone ?? [pictures("samples"), pictures("reconstructions")]),
     h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, "metric"), pair.map(r => h("th", {}, r.name)))), h("tbody", {}, numbers)),
-    other && h("p", {class: "muted"}, `Differences with their intervals, in words: run.py compare ${word(folder(row))} ${word(folder(other))}`),
+    other && h("p", {class: "muted"}, `Differences with their intervals, in words: run.py compare ${word(row.folder)} ${word(other.folder)}`),
     h("div", {class: "sides"}, pair.map(about)));
   if (!dialog.open) dialog.showModal();
 }

@@ -83,6 +83,7 @@ def _row(board: Board, row: Row, id_: str) -> dict[str, Any]:
         **{"net": row.net, "likelihood": row.likelihood, "kinds": row.kinds, "seeds": list(row.links.items())},
         **{"made": row.made, "commit": row.commit, "older": row.older, "cells": cells, "pictures": row.pictures},
         **{"facts": list(row.facts.items()), "published": published, "config": row.config_text},
+        **{"files": row.files, "folder": row.folder},
     }
 
 

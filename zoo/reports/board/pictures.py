@@ -32,15 +32,20 @@ def add_files(boards: Sequence[Board], out: Path) -> list[str]:
     most = min(PICTURE_BYTES, PAGE_BYTES // (len(rows) * len(PICTURES)))
     for row in rows:
         row.links = {run.results.seed: link(run.folder / CONFIG_FILE, out) for run in row.runs}
+        first = row.runs[0].folder.absolute()
+        row.folder = link(first, here if first.is_relative_to(here := Path.cwd()) else out)
     with ThreadPoolExecutor() as threads:  # Pillow lets others work while it encodes
-        return [problem for found in threads.map(lambda row: list(_add_pictures(row, most)), rows) for problem in found]
+        return [
+            problem for found in threads.map(lambda row: list(_add_pictures(row, most, out)), rows) for problem in found
+        ]
 
 
-def _add_pictures(row: Row, most: int) -> Iterator[str]:
+def _add_pictures(row: Row, most: int, out: Path) -> Iterator[str]:
     for kind, name in PICTURES.items():
         path = picture_file(row.runs[0].folder, name)
         try:
             row.pictures[kind] = embed(path, most)
+            row.files[kind] = link(path, out)
         except PICTURE_FAULTS as error:
             why = "is missing" if isinstance(error, FileNotFoundError) else "is not a whole picture"
             yield f"{path} {why}: its row goes without"

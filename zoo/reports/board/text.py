@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.reports.board.rows import Board, Column, Row
+from zoo.reports.board.rows import Board, Column, Row, kind_mark
 from zoo.reports.board.views import Table, place, tables, views
 from zoo.texts import csv_cell
 
@@ -15,11 +16,12 @@ TERMINAL_COLUMNS = 4
 HOW = (
     "Mean ± half of the 95 % interval: over seeds (t) from three on, else over test images where the standard error is "
     "known; else the mean alone. Bold: no row is shown to be better (Welch over seeds, corrected for the number of "
-    "rows); one seed shows nothing of others. ↑ higher, ↓ lower is better."
+    "rows); a row of one seed takes no part in that. ↑ higher, ↓ lower is better."
 )
 LATEX = {
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "β": r"$\beta$"},
     **{character: f"\\{character}" for character in "{}$&#_%"},
+    **{"[": "{[}", "*": "{*}"},  # behind the end of a line they would be its options
     **{"<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "`": r"\textasciigrave{}"},
     **{"↑": r"$\uparrow$", "↓": r"$\downarrow$", "×": r"$\times$", "±": r"$\pm$", "…": r"\ldots{}", "σ": r"$\sigma$"},
 }
@@ -38,7 +40,7 @@ def _csv_lines(board: Board, row: Row) -> Iterator[dict[str, Any]]:
     head = {"board": board.title, "dataset": board.dataset, "name": row.name, "variant": row.variant}
     head |= {"family": row.family, "options": row.options}
     tail = {"config_hash": row.runs[0].results.config_hash, "commit": row.commit, "made": row.made}
-    tail |= {"configs": " ".join(row.links.values())}
+    tail |= {"older": row.older, "configs": " ".join(row.links.values())}
     for column in board.columns:
         if column in row.cells:
             cell = row.cells[column]
@@ -63,7 +65,20 @@ def _head(board: Board, column: Column) -> str:
 def _missing(table: Table, row: Row, column: Column) -> str:
     """Say of which kind a row's likelihood is, in the first column where it lacks that of the table."""
     first = next((c for c in table.columns if c.kind), None)
-    return "; ".join(row.kinds) if column is first and column.kind not in row.kinds else ""
+    return "; ".join(map(kind_mark, row.kinds)) if column is first and column.kind not in row.kinds else ""
+
+
+def _name(row: Row) -> str:
+    return f"{row.name} (older)" if row.older else row.name
+
+
+def _made(table: Table, row: Row) -> list[str]:
+    """Day and commit, which stand where it is told what a row takes."""
+    return [f"{row.made} {row.commit[:7]}".strip()] * _says_when(table)
+
+
+def _says_when(table: Table) -> bool:
+    return table.title == "Cost"
 
 
 # --- Markdown
@@ -81,11 +96,13 @@ def write_markdown(boards: Sequence[Board], path: Path) -> None:
 
 def _md_table(board: Board, table: Table) -> Iterator[str]:
     published = board.compared and table.title == "Overview"
-    heads = ["name", "seeds (configs)", *(_head(board, c) for c in table.columns), *["published"] * published]
+    heads = ["name", "seeds (configs)", *["made"] * _says_when(table), *(_head(board, c) for c in table.columns)]
+    heads += ["published"] * published
     yield _md_row(map(_md, heads))
     yield _md_row(["---"] * len(heads))
     for row in table.rows:
-        cells = [_md(row.name), ", ".join(f"[{seed}]({url})" for seed, url in row.links.items())]
+        cells = [_md(_name(row)), ", ".join(f"[{seed}]({url})" for seed, url in row.links.items())]
+        cells += map(_md, _made(table, row))
         for column in table.columns:
             text = board.text(row, column)
             if not text:
@@ -101,7 +118,8 @@ def _md_table(board: Board, table: Table) -> Iterator[str]:
 
 
 def _md(text: str) -> str:
-    return "".join(f"\\{character}" if character in "\\|*_<`[#~$&" else character for character in text)
+    text = re.sub(r"[\\|*_<`\[#~$&]", r"\\\g<0>", text)
+    return re.sub(r":(?=//)|(?<=www)\.", r"\\\g<0>", text, flags=re.IGNORECASE)  # or an address becomes a link
 
 
 def _md_row(cells: Iterable[str]) -> str:
@@ -124,15 +142,19 @@ def _tex_table(board: Board, table: Table) -> Iterator[str]:
     yield r"\begin{table}"
     yield r"  \centering\small"
     yield f"  \\caption{{{_tex(f'{board.title}. {table.title}. {HOW}')}}}"
-    yield f"  \\begin{{tabular}}{{lr{'r' * len(table.columns)}}}"
+    made = ["made"] * _says_when(table)
+    yield f"  \\begin{{tabular}}{{lr{'l' * len(made)}{'r' * len(table.columns)}}}"
     yield r"    \toprule"
-    yield "    " + " & ".join(["name", "seeds", *(_tex(_head(board, c)) for c in table.columns)]) + r" \\"
+    yield "    " + " & ".join(["name", "seeds", *made, *(_tex(_head(board, c)) for c in table.columns)]) + r" \\"
     yield r"    \midrule"
     for row in table.rows:
-        cells = [_tex(row.name), str(len(row.seeds))]
+        cells = [_tex(_name(row)), str(len(row.seeds)), *map(_tex, _made(table, row))]
         for column in table.columns:
-            text = _tex(board.text(row, column) or "…" * bool(_missing(table, row, column)))
-            cells.append(f"\\textbf{{{text}}}" if text and column in row.cells and row.cells[column].best else text)
+            text, missing = _tex(board.text(row, column)), _tex(_missing(table, row, column))
+            if text:
+                cells.append(f"\\textbf{{{text}}}" if row.cells[column].best else text)
+            else:
+                cells.append(f"\\emph{{{missing}}}" if missing else "")
         yield "    " + " & ".join(cells) + r" \\"
     yield r"    \bottomrule"
     yield r"  \end{tabular}"
@@ -142,7 +164,8 @@ def _tex_table(board: Board, table: Table) -> Iterator[str]:
 
 
 def _tex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)
+    text = "".join(LATEX.get(character, character) for character in text)
+    return re.sub("-(?=-)", "-{}", text)  # or two become a dash
 
 
 # --- Terminal
