@@ -33,12 +33,38 @@ def denormal_numbers() -> Iterator[None]:
     torch.set_flush_denormal(False)
 
 
-@pytest.fixture(scope="session")
-def data_root() -> Path:
-    """The folder that DATA_ROOT names."""
+def _data_root(held: str) -> Path:
     if "DATA_ROOT" not in os.environ:
         pytest.skip("DATA_ROOT, with real data sets, is not set")
-    return Path(os.environ["DATA_ROOT"])
+    root = Path(os.environ["DATA_ROOT"])
+    if not (root / held).exists():
+        pytest.skip(f"there is no {held} in DATA_ROOT")
+    return root
+
+
+@pytest.fixture(scope="session")
+def real_mnist() -> Path:
+    """The folder that DATA_ROOT names, where MNIST is in it."""
+    return _data_root("MNIST/raw/train-images-idx3-ubyte")
+
+
+@pytest.fixture(scope="session")
+def real_binarized_mnist() -> Path:
+    """The same with MNIST's fixed binarisation."""
+    return _data_root("binarized_mnist")
+
+
+@pytest.fixture(scope="session")
+def real_celeba() -> Path:
+    """The same with photographs."""
+    return _data_root("celeba")
+
+
+@pytest.fixture(scope="session")
+def mobilenet_weights() -> Path:
+    """The published weights of MobileNetV2, in DATA_ROOT."""
+    held = "weights/mobilenet_v2-b0353104.pth"
+    return _data_root(held) / held
 
 
 @pytest.fixture

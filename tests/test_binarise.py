@@ -276,10 +276,8 @@ def test_what_is_not_the_fixed_binarisation_is_one_sentence(tmp_path: Path) -> N
             build_data(config)
 
 
-def test_the_published_files(data_root: Path) -> None:
-    if not (data_root / "binarized_mnist").is_dir():
-        pytest.skip("no binarized_mnist in DATA_ROOT")
-    data = build_data(DataConfig(name="binarized_mnist", root=data_root))
+def test_the_published_files(real_binarized_mnist: Path) -> None:
+    data = build_data(DataConfig(name="binarized_mnist", root=real_binarized_mnist))
     assert [len(images) for images in data.splits.values()] == [50_000, 10_000, 10_000]
     assert whole(data.test).unique().tolist() == [0, 255]
     white = [whole(images).double().mean().item() / 255 for images in data.splits.values()]

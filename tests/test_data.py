@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import struct
 import sys
@@ -338,7 +337,7 @@ class TestDataSets:
         assert labels is not None and labels.tolist() == load_digits().target[rows.numpy()].tolist()
         assert build("digits", size=20).spec((0.0, 1.0)).shape == (1, 20, 20)
 
-    @pytest.mark.skipif("DATA_ROOT" not in os.environ, reason="DATA_ROOT, with the real MNIST, is not set")
+    @pytest.mark.usefixtures("real_mnist")
     def test_real_mnist(self) -> None:
         data = build("mnist", val_from="test", val_fraction=0.5)
         assert data.describe() == "mnist: 60,000 train, 5,000 validation, 5,000 test images, 1 x 28 x 28"
@@ -741,7 +740,7 @@ class TestCelebA:
         with pytest.raises(MemoryError):
             build("mnist", tmp_path)
 
-    @pytest.mark.skipif("DATA_ROOT" not in os.environ, reason="DATA_ROOT, with real CelebA photographs, is not set")
+    @pytest.mark.usefixtures("real_celeba")
     def test_real_celeba(self) -> None:
         data = build("celeba", limit=300)
         assert data.describe() == "celeba: 245 train, 27 validation, 28 test images, 3 x 64 x 64"

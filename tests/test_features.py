@@ -227,8 +227,8 @@ def test_the_classifier_knows_digits() -> None:
 
 
 @pytest.mark.slow
-def test_the_classifier_has_the_accuracy_it_states(data_root: Path) -> None:
-    test = build_data(DataConfig(name="mnist", root=data_root)).test
+def test_the_classifier_has_the_accuracy_it_states(real_mnist: Path) -> None:
+    test = build_data(DataConfig(name="mnist", root=real_mnist)).test
     pixels, labels = test.batch(torch.arange(len(test)))
     model = LeNet().eval()
     with torch.no_grad():

@@ -241,11 +241,10 @@ def test_importing_the_zoo_takes_no_time() -> None:
 
 
 @pytest.mark.slow
-def test_the_block_of_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data_root: Path) -> None:
+@pytest.mark.usefixtures("real_mnist")
+def test_the_block_of_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it stands there, but for a shorter training."""
     block = next(b for b in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S) if "train(" in b)
-    if not (data_root / "MNIST").exists():
-        pytest.skip("MNIST is not in DATA_ROOT")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(evaluation, "write_pictures", write_pictures)  # which the others do without
     assert "epochs=1" in block

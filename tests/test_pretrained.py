@@ -200,17 +200,14 @@ def test_the_network_is_no_part_of_a_model_and_passes_the_gradient_on(published:
 
 
 @pytest.fixture(scope="module")
-def photographs(data_root: Path) -> Tensor:
-    data = build_data(DataConfig(name="celeba", root=data_root, size=64))
+def photographs(real_celeba: Path) -> Tensor:
+    data = build_data(DataConfig(name="celeba", root=real_celeba, size=64))
     return data.train.batch(torch.arange(600))[0].float() / 255
 
 
 @pytest.fixture
-def mobilenet(data_root: Path) -> MobileNet:
-    path = data_root / "weights" / FILE
-    if not path.is_file():
-        pytest.skip(f"{FILE} is not below DATA_ROOT")
-    return MobileNet(mobilenet_weights=path)
+def mobilenet(mobilenet_weights: Path) -> MobileNet:
+    return MobileNet(mobilenet_weights=mobilenet_weights)
 
 
 def spoilt(images: Tensor, how: str, strength: int) -> Tensor:

@@ -11,10 +11,9 @@ import pytest
 from tests.runs import ROOT, rows
 from zoo.commands import main
 
-pytestmark = pytest.mark.usefixtures("data_root")
-
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("real_celeba")
 def test_faces_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README's command, on few photographs and for few steps."""
     monkeypatch.setenv("VAE_ZOO_CACHE", str(tmp_path / "cache"))
@@ -27,6 +26,7 @@ def test_faces_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("real_mnist")
 def test_the_mnist_notebook_is_reproduced(tmp_path: Path) -> None:
     """Epochs 1 to 5 within 1.5 %, by the command in the README."""
     command = [sys.executable, "run.py", "--config", "configs/mlp_mnist.yaml", f"out={tmp_path / 'r'}"]
