@@ -50,6 +50,10 @@ def publish(source: Path, out: Path) -> int:
     for run in runs:
         if run.results.commit.endswith("-dirty"):
             raise UserError(f"{run.folder} was made from code that is not committed: {run.results.commit}")
+    folders: dict[str, Path] = {}
+    for run in runs:
+        if (other := folders.setdefault(run.folder.name, run.folder)) != run.folder:
+            raise UserError(f"{other} and {run.folder} would be published in one folder: rename one of them")
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out, prefix=".runs") as temporary:  # what is there may be what is copied
         copies = Path(temporary) / "runs"

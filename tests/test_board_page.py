@@ -150,6 +150,11 @@ def test_on_a_phone_rows_are_sorted_by_a_list(browser: Browser, few: str) -> Non
     assert names(browser) == ["mlp", "iwae", "vq", "0"]
     labels = browser.run("return [...document.querySelectorAll('#app td')].map(td => td.dataset.label)")
     assert "elbo ↑ nats" in labels
+    chosen = "const s = document.querySelector('.sorter'); return s.options[s.selectedIndex].textContent"
+    browser.go(f"{few}#{urlencode({'board': 'digits, 1 × 16 × 16', 'view': 'Cost', 'sort': 'made down'})}")
+    assert browser.run(chosen) == "made downwards"
+    browser.go(f"{few}#{urlencode({'board': 'digits, 1 × 16 × 16', 'view': 'Cost', 'sort': 'psnr down'})}")
+    assert browser.run(chosen) == "psnr downwards"  # which the view does not show
     browser.resize(1280)
     assert browser.run("return document.querySelector('.sorter').offsetWidth") == 0
 
@@ -229,7 +234,7 @@ def test_a_command_that_the_page_tells_names_its_two_folders_whatever_they_are_c
     told = browser.run("return document.querySelector('dialog[open]').textContent").split("run.py compare ")[1]
     words = told[: told.index("FF0'") + 4]
     split = subprocess.run(["bash", "-c", f"printf '%s\\0' {words}"], capture_output=True, check=True, cwd=tmp_path)
-    assert split.stdout.split(b"\0")[:-1] == [b"../runs/" + os.fsencode(run.name) for run in runs]
+    assert split.stdout.split(b"\0")[:-1] == [os.fsencode(os.path.relpath(run)) for run in runs]
 
 
 def test_a_link_shows_what_its_sender_saw(browser: Browser, few: str) -> None:

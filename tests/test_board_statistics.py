@@ -114,6 +114,13 @@ def test_no_spread_over_a_few_seeds_is_no_certainty() -> None:
     assert same is not None and same.p == 1
     assert not_shown_worse([[20.0] * 3, [20.001] * 3], True) == [True, True]
     assert not_shown_worse([[20.0] * 5, [20.001] * 5], True) == [False, True]
+    for value in (0.1, 0.7, 7.7, 123.456):  # whose sums are off by a last digit
+        equal = difference([value] * 3, [value] * 10)
+        assert equal is not None and equal.value == 0 and equal.p == 1
+        assert not_shown_worse([[value] * 3, [value] * 5, [value] * 10], True) == [True] * 3
+    rounded = difference([0.3, 0.1 + 0.2, 0.3], [0.31] * 3)
+    assert rounded is not None and rounded.p == pytest.approx(0.1)
+    assert not_shown_worse([[1e80, 2e80, 3e80], [1.1e80, 2.2e80, 3e80]], True) == [True, True]
     assert not_shown_worse([[math.inf] * 3, [20.0] * 3], True) == [False, False]  # nothing to be compared with
 
 
@@ -206,13 +213,32 @@ def test_what_cant_be_compared_is_said_once_with_its_cause(tmp_path: Path, capsy
             write_run(
                 tmp_path / f"{name * 2}_{seed}", name * 2, seed, {"flat": {"value": value, "higher_is_better": True}}
             )
+        for seed in range(6):
+            rows = {
+                "flat": {"value": value, "higher_is_better": True},
+                "same": {"value": 4.0, "higher_is_better": True},
+            }
+            rows["large"] = {"value": 5000 + value / 100 + seed / 1e5, "higher_is_better": True, "unit": "nats"}
+            if seed == 0 or name == "b":
+                rows["seldom"] = {"value": value + seed / 10, "higher_is_better": False}
+            write_run(tmp_path / f"{name * 3}_{seed}", name * 3, seed, rows)
     assert main(["compare", str(tmp_path / "a"), str(tmp_path / "b")]) == 0
     said = capsys.readouterr().out
-    assert "m0, m1, m2: nothing follows, as neither has a second seed, nor both a known standard error." in said
+    assert (
+        "m0, m1, m2: nothing follows, as neither has a second seed of it, nor both a standard error to go by." in said
+    )
     assert "endless: nothing follows, as a value is not finite." in said
     assert main(["compare", str(tmp_path / "aa_0"), str(tmp_path / "bb_0")]) == 0
     said = capsys.readouterr().out
-    assert "flat: not told apart, as neither has a spread over so few seeds." in said and "unknown how sure" in said
+    assert "flat: not told apart: no seed moves either, and there are too few for that to tell." in said
+    assert "0.100" in said  # how often chance parts three and three
+    assert main(["compare", str(tmp_path / "aaa_0"), str(tmp_path / "bbb_0")]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "flat: bbb is better than aaa, by 1 in every seed." in said and "same: the same in both, in every seed." in said
+    )
+    assert "large: bbb is better than aaa, by 0.01 to 0.01 nats." in said and "-0.01 (-0.01 to -0.01)" in said
+    assert "Where one has a single seed" in said  # of "seldom"
 
 
 def test_a_config_and_itself_are_no_two(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

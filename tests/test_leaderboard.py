@@ -374,7 +374,7 @@ def test_a_row_bears_the_name_that_its_suite_gave_it(tmp_path: Path) -> None:
     assert {row.name for row in board.rows} == {"beta4", "beta half"}
 
 
-def test_older_code_is_marked_wherever_a_row_is_named(tmp_path: Path) -> None:
+def test_older_code_is_marked_wherever_a_row_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """By the hour and the commit: of one day's commits one is the newest. A row is as new as its newest seed."""
     starts = {"a": ("12:00", "new", 0), "b": ("10:00", "old", 0), "c": ("11:00", "new", 0), "d": ("09:00", "old", 0)}
     starts["d, again"] = ("12:00", "new", 1)
@@ -388,12 +388,24 @@ def test_older_code_is_marked_wherever_a_row_is_named(tmp_path: Path) -> None:
     assert {row.name: row.older for row in board.rows if row.older} == older
     assert {row.name: row.made for row in board.rows} == dict.fromkeys("abcd", "2026-11-02") | {"undated": ""}
     page = build(tmp_path / "runs", tmp_path / "out")
+    assert "b (older)" in capsys.readouterr().out
     assert {row["name"]: row["older"] for row in data_of(page)["boards"][0]["rows"] if row["older"]} == older
     for ending in ("md", "tex"):
         text = (tmp_path / "out" / f"leaderboard.{ending}").read_text(encoding="utf-8")
         assert "b (older)" in text and "a (older)" not in text and "2026-11-02 new" in text
     with (tmp_path / "out" / "leaderboard.csv").open(encoding="utf-8", newline="") as file:
         assert {(line["name"], line["older"]) for line in csv.DictReader(file) if line["older"]} == {*older.items()}
+
+
+def test_code_that_was_changed_is_no_other_commit_of_the_same_name(tmp_path: Path) -> None:
+    for name, hour, commit in (("a", 1, "abc123456789"), ("b", 2, "abc123456789-dirty"), ("c", 0, "")):
+        write_run(tmp_path / name, name, commit=commit, history=[{"started": f"2026-11-02T0{hour}:00:00+00:00"}])
+    (board,) = boards_of(tmp_path)
+    assert {row.name: row.older for row in board.rows} == {
+        "a": "its code (abc1234) is older than the newest row's (abc1234-dirty)",
+        "b": "",
+        "c": "its code (unknown commit) is older than the newest row's (abc1234-dirty)",
+    }
 
 
 def test_who_measured_is_told_where_it_is_other_code(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,16 @@ def test_what_was_published_can_be_published_again(source: Path, tmp_path: Path)
     assert files(tmp_path / "again" / "runs") == files(tmp_path / "once" / "runs") and files(tmp_path / "once")
     publish.publish(tmp_path / "again" / "runs", tmp_path / "again")  # onto itself
     assert files(tmp_path / "again") == files(tmp_path / "once")
+
+
+def test_runs_whose_folders_bear_one_name_are_not_published(source: Path, tmp_path: Path) -> None:
+    first = source / "beta_0"
+    for folder, digest in (("a", "one"), ("b", "another")):
+        copy = shutil.copytree(first, tmp_path / "runs" / folder / first.name)
+        results = json.loads((copy / "results.json").read_text())
+        (copy / "results.json").write_text(json.dumps(results | {"data_digest": digest}))
+    with pytest.raises(UserError, match=r"would be published in one folder: rename one of them"):
+        publish.publish(tmp_path / "runs", tmp_path / "out")
 
 
 def test_what_was_published_stays_where_its_successor_cannot_be_copied(

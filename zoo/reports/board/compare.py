@@ -66,7 +66,7 @@ def _report(board: Board, rows: list[Row], columns: list[Column]) -> list[str]:
         head = " ".join(filter(None, (board.headings[column], column.arrow, column.unit)))
         lines.append([head, *(board.text(row, column) for row in rows), *_difference(board, column, pair, d)])
         if column.ranked:
-            told = _what_follows(board, rows, column, d, d is not None and id(d) in significant)
+            told = _what_follows(board, rows, column, d, id(d) in significant)
             sentences.setdefault(told, []).append(board.headings[column])
     widths = [max(map(len, texts)) for texts in zip(*lines, strict=True)]
     table = [
@@ -74,7 +74,7 @@ def _report(board: Board, rows: list[Row], columns: list[Column]) -> list[str]:
         for line in lines
     ]
     follows = [f"{', '.join(metrics)}: {told}." for told, metrics in sentences.items()]
-    return [board.title, *(line.rstrip() for line in table), "", *follows, *_caution(rows, found)]
+    return [board.title, *(line.rstrip() for line in table), "", *follows, *_caution(cells, found)]
 
 
 def _count(row: Row) -> str:
@@ -83,40 +83,54 @@ def _count(row: Row) -> str:
 
 def _difference(board: Board, column: Column, pair: list[Cell], d: Difference | None) -> tuple[str, str]:
     digits = board.decimals[column]
-    if d is None or (d.low == d.high and column.ranked):
-        return f"{pair[0].mean - pair[1].mean:+,.{digits}f}, unknown how sure", ""
-    if d.low == d.high:  # counts that no seed moves
-        return f"{d.value:+,.{digits}f}", ""
+    if d is None:
+        return f"{_amount(pair[0].mean - pair[1].mean, digits, '+')}, unknown how sure", ""
     p = "< 0.001" if d.p < 0.001 else f"{d.p:.3f}"
-    return f"{d.value:+,.{digits}f} ({d.low:+,.{digits}f} to {d.high:+,.{digits}f})", p
+    if d.low == d.high:
+        return _amount(d.value, digits, "+"), p if column.ranked else ""  # such as a count of parameters
+    low, value, high = (_amount(end, digits, "+") for end in (d.low, d.value, d.high))
+    return f"{value} ({low} to {high})", p
+
+
+def _amount(value: float, digits: int, sign: str = "") -> str:
+    """Write with so many digits, or with as many as show that it is not 0."""
+    text = f"{value:{sign},.{digits}f}"
+    return text if not value or text.strip("+-0.,") else f"{value:{sign}.1g}"
 
 
 def _what_follows(board: Board, rows: list[Row], column: Column, d: Difference | None, significant: bool) -> str:
     digits = board.decimals[column]
     if d is None:
         finite = all(math.isfinite(value) for row in rows for value in row.cells[column].values)
-        why = "neither has a second seed, nor both a known standard error" if finite else "a value is not finite"
+        why = (
+            "neither has a second seed of it, nor both a standard error to go by" if finite else "a value is not finite"
+        )
         return f"nothing follows, as {why}"
-    if not significant and d.low == d.high:
-        return "not told apart, as neither has a spread over so few seeds"
+    if d.low == d.high == 0:
+        return "the same in both, in every seed"
     if not significant and d.p < 1 - LEVEL:
         return f"told apart if it were the only metric (p = {d.p:.3f}), but not among so many"
+    if not significant and d.low == d.high:
+        return "not told apart: no seed moves either, and there are too few for that to tell"
     if not significant:
-        return f"not told apart; the truth may lie anywhere from {d.low:+,.{digits}f} to {d.high:+,.{digits}f}"
+        low, high = (_amount(end, digits, "+") for end in (d.low, d.high))
+        return f"not told apart; the truth may lie anywhere from {low} to {high}"
     better, worse = rows if (d.value > 0) == column.higher_is_better else rows[::-1]
-    ends = sorted(abs(end) for end in (d.low, d.high))
-    unit = f" {column.unit}" if column.unit else ""
-    return f"{better.name} is better than {worse.name}, by {ends[0]:,.{digits}f} to {ends[1]:,.{digits}f}{unit}"
+    least, most = (_amount(end, digits) for end in sorted(abs(end) for end in (d.low, d.high)))
+    by = f"{least} in every seed" if d.low == d.high else f"{least} to {most}"
+    return f"{better.name} is better than {worse.name}, by {by}{f' {column.unit}' if column.unit else ''}"
 
 
-def _caution(rows: list[Row], found: list[Difference | None]) -> list[str]:
+def _caution(cells: list[list[Cell]], found: list[Difference | None]) -> list[str]:
     lines = ["Welch's test over seeds where both have two or more; Holm's correction for the number of metrics."]
-    over = {d.over for d in found if d is not None}
-    if "seeds" in over and 1 in [len(row.seeds) for row in rows]:
+    over = {
+        (d.over, min(len(cell.values) for cell in pair)) for d, pair in zip(found, cells, strict=True) if d is not None
+    }
+    if ("seeds", 1) in over:
         lines.append(
             "Where one has a single seed, the other's spread over seeds is taken for its own (Student's test)."
         )
-    if "images" in over:
+    if ("images", 1) in over:
         lines.append(
             "With one seed the two trained models are compared, over test images: how much another seed would differ "
             "is not known."

@@ -112,7 +112,7 @@ function controls() {
     DATA.boards.map(b => h("option", {value: b.title, selected: b === board()}, b.title)));
   const search = h("input", {type: "search", placeholder: "Search by name", "aria-label": "Search by name", value: state.q, oninput: event =>
     set({q: event.target.value}, () => { document.querySelector(".board").replaceWith(table()); drawPlots(); })});
-  const kinds = board().kinds.length > 1 && h("select", {"aria-label": "Kind of likelihood", onchange: event => set({kind: event.target.value})},
+  const kinds = board().kinds.length > 1 && h("select", {"aria-label": "Kind of likelihood", onchange: event => set({kind: event.target.value, sort: ""})},
     board().kinds.map(k => h("option", {value: k, selected: k === kind()}, `likelihood: ${k}`)));
   return h("div", {},
     h("div", {class: "bar"}, boards || h("h2", {}, board().title), search, pick("Net", "net", distinct(all.map(r => r.net)), "all nets"),
@@ -123,7 +123,8 @@ function controls() {
 
 /** Where there are cards, and no heads to click. */
 function sorter() {
-  const [by, way] = order(), keys = [[NAME, NAME], [SEEDS_COLUMN, SEEDS_COLUMN], ...shown().map(n => [n, board().columns[n].key])];
+  const [by, way] = order(), found = new Set([NAME, SEEDS_COLUMN, ...(view().name === "Cost" ? [MADE] : []), ...shown(), by]);
+  const keys = [...found].map(id => [id, typeof id === "number" ? board().columns[id].key : id]);
   const option = ([id, key], up) => h("option", {value: `${key} ${up ? "up" : "down"}`, selected: id === by && (way > 0) === up}, `${key} ${up ? "upwards" : "downwards"}`);
   return h("select", {class: "sorter", "aria-label": "Sort by", onchange: event => set({sort: event.target.value})},
     keys.flatMap(key => [option(key, true), option(key, false)]));
@@ -189,7 +190,7 @@ function cell(row, n, first) {
   if (!found) {
     const others = first ? row.kinds : [];
     if (!others.length || others.includes(kind())) return h("td", {class: "empty", "data-label": told(c)});
-    return h("td", {class: "kinds", "data-label": told(c)}, h("button", {title: `another kind of likelihood, which does not compare: ${others.join("; ")}`, onclick: () => set({kind: others[0]})}, DATA.kinds[others[0]]));
+    return h("td", {class: "kinds", "data-label": told(c)}, h("button", {title: `another kind of likelihood, which does not compare: ${others.join("; ")}`, onclick: () => set({kind: others[0], sort: ""})}, DATA.kinds[others[0]]));
   }
   const [mean, half] = found[0].split(" ± ");
   const over = found[OVER] ? `95 % interval over ${found[OVER]}: ${found[LOW]} to ${found[HIGH]}` : `no interval: ${found[SEEDS]} seed${found[SEEDS] === 1 ? "" : "s"}`;
@@ -397,7 +398,7 @@ function open() {
     h("header", {}, h("h2", {}, row.name), second, h("button", {class: "closer", onclick: () => dialog.close()}, "Close")),
     h("div", {class: "sides pictures"}, alone ?? [pictures("samples"), pictures("reconstructions")]),
     h("table", {}, h("thead", {}, h("tr", {}, h("th", {}, "metric"), pair.map(r => h("th", {}, r.name)))), h("tbody", {}, numbers)),
-    other && h("p", {class: "muted"}, `Differences with their intervals, in words: run.py compare ${word(row.folder)} ${word(other.folder)}`),
+    other && h("p", {class: "muted"}, `Differences with their intervals, in words, from the folder that this board was made in: run.py compare ${word(row.folder)} ${word(other.folder)}`),
     h("div", {class: "sides"}, pair.map(about)));
   if (!dialog.open) dialog.showModal();
 }

@@ -32,8 +32,7 @@ def add_files(boards: Sequence[Board], out: Path) -> list[str]:
     most = min(PICTURE_BYTES, PAGE_BYTES // (len(rows) * len(PICTURES)))
     for row in rows:
         row.links = {run.results.seed: link(run.folder / CONFIG_FILE, out) for run in row.runs}
-        first = row.runs[0].folder.absolute()
-        row.folder = link(first, here if first.is_relative_to(here := Path.cwd()) else out)
+        row.folder = link(row.runs[0].folder, Path.cwd())
     with ThreadPoolExecutor() as threads:  # Pillow lets others work while it encodes
         return [
             problem for found in threads.map(lambda row: list(_add_pictures(row, most, out)), rows) for problem in found

@@ -13,7 +13,7 @@ from typing import Any
 from zoo.errors import UserError
 from zoo.files import CONFIG_FILE, RESULTS_FILE
 from zoo.records import Metric
-from zoo.reports.board.rows import Board, Cell, Column, Row, processes
+from zoo.reports.board.rows import Board, Cell, Column, Row, processes, short
 from zoo.reports.board.statistics import not_shown_worse
 from zoo.reports.reference import Reference, Run, compare_all, read_run
 from zoo.texts import printable
@@ -162,7 +162,7 @@ def _mark_older(board: Board) -> None:
     newest = max(board.rows, key=lambda row: row.started)
     for row in board.rows:
         if row.started < newest.started and row.commit != newest.commit:
-            row.older = f"its code ({row.commit[:7] or 'unknown'}) is older than the newest row's ({newest.commit[:7]})"
+            row.older = f"its code ({short(row.commit)}) is older than the newest row's ({short(newest.commit)})"
 
 
 def _measurements(run: Run) -> Iterator[tuple[Column, float, float | None]]:

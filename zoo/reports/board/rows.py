@@ -108,7 +108,7 @@ class Row:
     alias: str = ""  # a name that no other row of the board has
     older: str = ""  # that its code is older than that of the board's newest row
     links: dict[int, str] = field(default_factory=dict)  # seed to its config file
-    folder: str = ""  # the first seed's, as a URL: from where the board was made, else from the page
+    folder: str = ""  # the first seed's, as a URL from where the board was made
     pictures: dict[str, str] = field(default_factory=dict)  # "samples" and "reconstructions" as data URIs
     files: dict[str, str] = field(default_factory=dict)  # the same as links to whole files
 
@@ -311,6 +311,11 @@ def badness(row: Row, column: Column | None) -> float:
 
 def _started(run: Run) -> str:
     return max((life.started for life in run.results.history), default="")
+
+
+def short(commit: str) -> str:
+    """Name a commit by seven digits, and whether files had been changed since."""
+    return commit[:7] + "-dirty" * commit.endswith("-dirty") if commit else "unknown commit"
 
 
 def processes(results: Results) -> str:

@@ -25,6 +25,7 @@ import numpy as np
 
 LEVEL = 0.95
 LEAST_SEEDS = 3  # for an interval over seeds
+ROUNDING = 1e-12  # of a number: what moves it by less than that part is no spread
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def difference(
 
     if not a or not b or not all(map(math.isfinite, (*a, *b))):
         return None
-    value = fmean(a) - fmean(b)
+    value = _mean(a) - _mean(b)
     if len(a) > 1 or len(b) > 1:
         s, t = (_variance(x if len(x) > 1 else y) for x, y in ((a, b), (b, a)))
         n_s_m_t = (np.array([number], float) for number in (len(a), s, len(b), t))
@@ -132,8 +133,14 @@ def holm(ps: Sequence[float]) -> list[bool]:
     return rejected
 
 
+def _mean(values: Sequence[float]) -> float:
+    """Without what the last digits of sums add: of equal values it is theirs, however many there are."""
+    return values[0] if _variance(values) == 0 else fmean(values)
+
+
 def _variance(values: Sequence[float]) -> float:
-    return stdev(values) ** 2
+    spread = stdev(values) if len(values) > 1 else 0.0
+    return spread**2 if spread > ROUNDING * max(map(abs, values)) else 0.0
 
 
 def _over_seeds(
@@ -148,10 +155,10 @@ def _over_seeds(
 
     of_a, of_b = s / n, t / m
     error = np.sqrt(of_a + of_b)
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(all="ignore"):
         welch = (of_a + of_b) ** 2 / (of_a**2 / (n - 1) + of_b**2 / (m - 1))
         df = np.where(np.minimum(n, m) > 1, welch, np.maximum(n, m) - 1)
-        p = 2 * stdtr(df, -np.abs(apart) / error)
+        p = np.nan_to_num(2 * stdtr(df, -np.abs(apart) / error), nan=1.0)  # beyond what numbers can hold
     cleanly = np.minimum(1, 2 / comb(n + m, n))  # one of so many ways to part n + m values, and its mirror image
     return np.where(error > 0, p, np.where(apart == 0, 1, cleanly)), error, df
 
@@ -170,7 +177,7 @@ def not_shown_worse(rows: Sequence[Sequence[float]], higher_is_better: bool) -> 
     if len(some) < 2:
         return [False] * len(rows)
     n = np.array([len(values) for values in some])
-    mean = (1 if higher_is_better else -1) * np.array([fmean(values) for values in some])
+    mean = (1 if higher_is_better else -1) * np.array([_mean(values) for values in some])
     variance = np.array([_variance(values) for values in some])
     good = []
     for i in range(len(some)):

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.reports.board.rows import Board, Column, Row, kind_mark
+from zoo.reports.board.rows import Board, Column, Row, kind_mark, short
 from zoo.reports.board.views import Table, place, tables, views
 from zoo.texts import csv_cell
 
@@ -74,7 +74,7 @@ def _name(row: Row) -> str:
 
 def _made(table: Table, row: Row) -> list[str]:
     """Day and commit, which stand where it is told what a row takes."""
-    return [f"{row.made} {row.commit[:7]}".strip()] * _says_when(table)
+    return [f"{row.made} {short(row.commit)}".strip()] * _says_when(table)
 
 
 def _says_when(table: Table) -> bool:
@@ -131,7 +131,9 @@ def _md_row(cells: Iterable[str]) -> str:
 
 def write_latex(boards: Sequence[Board], path: Path) -> None:
     """Write a table for each view of each board, in the manner of booktabs."""
-    lines = [r"% \usepackage{booktabs} and \usepackage[utf8]{inputenc}"]
+    lines = [
+        r"% \usepackage{booktabs} and \usepackage[utf8]{inputenc}; names in other than Latin letters want LuaLaTeX"
+    ]
     for board in boards:
         for table in tables(board):
             lines += ["", *_tex_table(board, table)]
@@ -181,7 +183,7 @@ def terminal_table(board: Board) -> str:
     for row in board.sorted_by(first):
         texts = [board.text(row, column) for column in columns]
         stars = [text and row.cells[c].best for c, text in zip(columns, texts, strict=True)]
-        line = [row.name, str(len(row.seeds))]
+        line = [_name(row), str(len(row.seeds))]
         line += [f"{'*' if star else ''}{text}" for star, text in zip(stars, texts, strict=True)]
         line += [", ".join("within" if c.within else "outside" for c in row.comparisons)] if board.compared else []
         lines.append(line)
