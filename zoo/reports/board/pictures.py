@@ -18,7 +18,7 @@ from zoo.reports.board.rows import Board, Row
 
 PICTURES = {"samples": "generated_samples", "reconstructions": "reconstructions"}
 FORMATS = {".png": "PNG", ".webp": "WEBP"}  # what a run writes, and what is published of colours
-PICTURE_BYTES, PAGE_BYTES = 12_000, 400_000  # one picture's, and all of a page's: one of fifty rows stays below 1 MB
+PICTURE_BYTES, PAGE_BYTES = 12_000, 360_000  # one picture's, and all of a page's: one of fifty rows stays below 1 MB
 SIDES = (48, 800)  # of an embedded picture, pixels
 PIXELS_PER_BYTE = 20  # of a sheet of digits as WEBP, about
 QUALITY = 50
