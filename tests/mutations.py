@@ -1658,9 +1658,21 @@ MUTATIONS = (
     # ---- how sure a board is
     plant(
         "reports/board/statistics.py",
-        "float(p.min()) * (len(some) - 1)",
-        "float(p.min())",
+        "float(ahead.min()) * (len(some) - 1)",
+        "float(ahead.min())",
         "test_board_statistics::test_with_many_equal_rows_the_best_is_seldom_denied",
+    ),
+    plant(
+        "reports/board/statistics.py",
+        "np.maximum(n, m) - 1)",
+        "np.maximum(n, m))",
+        "test_board_statistics::test_the_numbers_are_scipys",
+    ),
+    plant(
+        "reports/board/statistics.py",
+        "2 / comb(n + m, n)",
+        "0 / comb(n + m, n)",
+        "test_board_statistics::test_no_spread_over_a_few_seeds_is_no_certainty",
     ),
     plant(
         "reports/board/statistics.py",
