@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zoo.errors import UserError
 from zoo.files import RESULTS_FILE
-from zoo.reports.board.reading import build_boards, row_key
+from zoo.reports.board.reading import build_boards, digests_of, row_key
 from zoo.reports.board.rows import Board, Cell, Column, Row
 from zoo.reports.board.statistics import LEVEL, Difference, difference, holm
 from zoo.reports.reference import Run, read_run
@@ -49,7 +49,8 @@ def _seeds(folder: Path) -> list[Run]:
                 other = read_run(beside / name)
             except UserError:  # not what was asked about
                 continue
-            if row_key(run, [run, other]) == row_key(other, [run, other]):
+            digests = digests_of([run, other])
+            if row_key(run, digests) == row_key(other, digests):
                 runs.setdefault(other.results.seed, other)
     return [runs[seed] for seed in sorted(runs)]
 

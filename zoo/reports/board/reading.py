@@ -38,6 +38,9 @@ TRAINING_ONLY = (
 )
 
 
+Digests = dict[tuple[str, tuple[int, ...]], set[str]]  # by the data's name and the images' shape
+
+
 def find_runs(root: Path) -> tuple[list[Run], list[str]]:
     """Return the finished runs below a folder, and a sentence about each folder that can't be used.
 
@@ -53,8 +56,9 @@ def find_runs(root: Path) -> tuple[list[Run], list[str]]:
         except UserError as error:
             problems.append(str(error))
     runs: dict[tuple[str, ...], Run] = {}
+    digests = digests_of(found)
     for run in found:
-        key = (*row_key(run, found), str(run.results.seed))
+        key = (*row_key(run, digests), str(run.results.seed))
         if twin := runs.get(key):
             newer, older = sorted((run, twin), key=lambda r: (r.folder / RESULTS_FILE).stat().st_mtime, reverse=True)
             problems.append(f"{older.folder} repeats {newer.folder}, which is newer: same config, same seed")
@@ -65,9 +69,9 @@ def find_runs(root: Path) -> tuple[list[Run], list[str]]:
     return list(runs.values()), problems
 
 
-def row_key(run: Run, runs: Sequence[Run]) -> tuple[str, ...]:
-    """Return what a run has in common with its repeats by other seeds, and with no other of `runs`."""
-    return run.results.variant, run.results.dataset, _content(run, runs), run.results.config_hash
+def row_key(run: Run, digests: Digests) -> tuple[str, ...]:
+    """Return what a run has in common with its repeats by other seeds, and with no other."""
+    return run.results.variant, run.results.dataset, _content(run, digests), run.results.config_hash
 
 
 def _run_folders(root: Path) -> Iterator[Path]:
@@ -83,12 +87,13 @@ def build_boards(runs: Iterable[Run], references: Sequence[Reference]) -> list[B
     """Group runs into boards and rows, and mark each column's best."""
     boards: dict[tuple[Any, ...], dict[tuple[str, str], list[Run]]] = {}
     runs = sorted(runs, key=lambda run: run.results.seed)
+    digests = digests_of(runs)
     for run in runs:
         results = run.results
         measured_on = {k: v for k, v in run.config.items() if k.startswith("data.") and k not in TRAINING_ONLY}
         if measured_on.get("data.binarize") == "none":  # as are the runs from before there was a choice
             del measured_on["data.binarize"]
-        board_key = (results.dataset, results.image, json.dumps(measured_on, sort_keys=True), _content(run, runs))
+        board_key = (results.dataset, results.image, json.dumps(measured_on, sort_keys=True), _content(run, digests))
         rows = boards.setdefault(board_key, {})
         rows.setdefault((results.variant, results.config_hash), []).append(run)
 
@@ -108,15 +113,20 @@ def build_boards(runs: Iterable[Run], references: Sequence[Reference]) -> list[B
     return built
 
 
-def _content(run: Run, runs: Sequence[Run]) -> str:
+def digests_of(runs: Iterable[Run]) -> Digests:
+    """Return the digests of the data that bear one name and size."""
+    digests: Digests = {}
+    for run in runs:
+        known = digests.setdefault((run.results.dataset, run.results.image), set())
+        if run.results.data_digest:
+            known.add(run.results.data_digest)
+    return digests
+
+
+def _content(run: Run, digests: Digests) -> str:
     """Return what stands for a run's data; of a run from before there were digests, that of all others of its name."""
-    known = {
-        other.results.data_digest
-        for other in runs
-        if (other.results.dataset, other.results.image) == (run.results.dataset, run.results.image)
-        and other.results.data_digest
-    }
-    return run.results.data_digest or (known.pop() if len(known) == 1 else "")
+    known = digests[run.results.dataset, run.results.image]
+    return run.results.data_digest or (next(iter(known)) if len(known) == 1 else "")
 
 
 def _fill(board: Board) -> None:
